@@ -1,0 +1,3 @@
+module castdeck
+
+go 1.26
