@@ -1,0 +1,371 @@
+package sock
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"syscall"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	// sendWait is how long Send lets the kernel wait for room in a socket's send
+	// buffer before it returns, in ms. It bounds how long a stop takes.
+	sendWait = 40
+	// maxInterrupts bounds the retries of one call after EINTR, which restarts
+	// sendWait.
+	maxInterrupts = 8
+	// msgProbe is MSG_PROBE of linux/socket.h, which x/sys/unix lacks.
+	msgProbe = 0x10
+)
+
+// mmsghdr is struct mmsghdr, sendmmsg(2). Go aligns it like C does: Msghdr holds
+// pointers, so the size is a multiple of theirs.
+type mmsghdr struct {
+	msghdr unix.Msghdr
+	len    uint32
+}
+
+// Messages is an array of prepared datagrams: headers, and for each a payload and
+// a destination. The array is made once and filled again and again; it holds on
+// to the payloads and the Sockaddrs of the last filling.
+type Messages struct {
+	headers []mmsghdr
+	iovecs  []unix.Iovec
+}
+
+// NewMessages makes room for n datagrams, 80 bytes each.
+func NewMessages(n int) *Messages {
+	m := &Messages{headers: make([]mmsghdr, n), iovecs: make([]unix.Iovec, n)}
+	for i := range m.headers {
+		h := &m.headers[i].msghdr
+		h.Iov = &m.iovecs[i]
+		h.SetIovlen(1)
+	}
+	return m
+}
+
+// Len is how many datagrams the array has room for.
+func (m *Messages) Len() int { return len(m.headers) }
+
+// Set makes message i the datagram of payload to dst. The payload is not copied:
+// it must not change until it was sent.
+func (m *Messages) Set(i int, payload []byte, dst *Sockaddr) {
+	v := &m.iovecs[i]
+	// An empty slice may point behind the memory it was cut from.
+	v.Base = nil
+	if len(payload) > 0 {
+		v.Base = unsafe.SliceData(payload)
+	}
+	v.SetLen(len(payload))
+	h := &m.headers[i].msghdr
+	h.Name = &dst.b[0]
+	h.Namelen = dst.n
+}
+
+// Sender sends datagrams out of one interface. A datagram leaves from the port it
+// was recorded from: there is one socket for each source port, up to a bound.
+//
+// The sockets are not connected, block (SO_SNDTIMEO bounds it) and stay outside
+// the runtime's poller. They join nothing and are never read.
+//
+// One goroutine may call Send while another calls Socket, provided that each
+// socket number is handed over with synchronization, such as a channel. Close
+// comes after both.
+type Sender struct {
+	options SenderOptions
+	source  netip.Addr // of IPv4 sockets; the zero address where the interface has none
+
+	// fds has its final length from the start, so that Socket can add to it while
+	// Send reads other elements. Elements 0 and 1 are the sockets for IPv4 and IPv6
+	// whose port the kernel chose, -1 where the family is not available.
+	fds    []int
+	used   int
+	family [2]error // why fds[0] or fds[1] is -1
+	ports  [2][65536]socketOfPort
+
+	reverted uint64
+	late     uint64
+}
+
+// socketOfPort is a socket number plus 1; 0 where the port was not seen yet.
+type socketOfPort uint16
+
+// NewSender opens the sockets without a fixed port, one for each IP version, and
+// so finds out whether sending out of the interface is possible at all. It keeps
+// a copy of the options.
+func NewSender(o SenderOptions) (*Sender, error) {
+	if o.Interface == nil {
+		return nil, errors.New("sending needs an interface")
+	}
+	if o.TTL < 0 || o.TTL > 255 {
+		return nil, fmt.Errorf("TTL %d is not between 0 and 255", o.TTL)
+	}
+	if o.TTL == 0 {
+		o.TTL = 1
+	}
+	if o.MaxSockets == 0 {
+		o.MaxSockets = MaxSendSockets
+	}
+	if o.MaxSockets < 0 || o.MaxSockets > limitSendSockets {
+		return nil, fmt.Errorf("%d sockets is not between 0 and %d", o.MaxSockets, limitSendSockets)
+	}
+	s := &Sender{options: o, source: netip.IPv4Unspecified(), fds: make([]int, 2+o.MaxSockets), used: 2}
+	addresses, err := o.Interface.Addrs()
+	if err != nil {
+		return nil, fmt.Errorf("addresses of %s: %w", o.Interface.Name, err)
+	}
+	for _, a := range addresses {
+		if n, ok := a.(*net.IPNet); ok {
+			if ip4 := n.IP.To4(); ip4 != nil {
+				s.source = netip.AddrFrom4([4]byte(ip4))
+				break
+			}
+		}
+	}
+	for i := range s.family {
+		s.fds[i], s.family[i] = s.open(0, i == 1)
+	}
+	if s.family[0] != nil && s.family[1] != nil {
+		return nil, errors.Join(s.family[0], s.family[1])
+	}
+	return s, nil
+}
+
+// Source is the IPv4 source address of what is sent: the interface's first one,
+// or 0.0.0.0 where it has none and the kernel takes one of another interface.
+func (s *Sender) Source() netip.Addr { return s.source }
+
+// Socket returns the number of the socket that sends datagrams of an IP version
+// from a source port, and opens it where it is the first with that port. kept is
+// false where that socket has another port: because the recorded one is 0, is
+// taken by a socket without SO_REUSEADDR, needs a capability (below
+// net.ipv4.ip_unprivileged_port_start), or because the bound of sockets is
+// reached. The answer for a port never changes.
+//
+// The error says that this host cannot send that IP version at all.
+func (s *Sender) Socket(port uint16, ipv6 bool) (socket int, kept bool, err error) {
+	v := 0
+	if ipv6 {
+		v = 1
+	}
+	if s.family[v] != nil {
+		return 0, false, s.family[v]
+	}
+	known := &s.ports[v][port]
+	if *known == 0 {
+		socket := v
+		if port != 0 && s.used < len(s.fds) {
+			if fd, err := s.open(port, ipv6); err == nil {
+				socket = s.used
+				s.fds[socket] = fd
+				s.used++
+			}
+		}
+		if socket == v {
+			s.reverted++
+		}
+		*known = socketOfPort(socket + 1)
+	}
+	socket = int(*known) - 1
+	return socket, socket > 1, nil
+}
+
+// Reverted counts the source ports, per IP version, that could not be kept; see
+// Socket. It belongs to the goroutine that calls Socket.
+func (s *Sender) Reverted() uint64 { return s.reverted }
+
+// Late counts errors that arrived after the datagram they are about had left:
+// what ICMP brought back, such as ECONNREFUSED of a unicast destination where
+// nobody listens. It is a lower bound: the kernel keeps one at a time and names
+// it only where it met the first datagram of a call. It belongs to the goroutine
+// that calls Send.
+func (s *Sender) Late() uint64 { return s.late }
+
+// Send sends messages from (inclusive) to to (exclusive) in order through one
+// socket. It returns how many left; with an error, which is a syscall.Errno,
+// message from+sent was not sent and is the one the error is about:
+//
+//	EAGAIN      there was no room in the send buffer for some 40 ms: the message
+//	            may be tried again
+//	ENOBUFS     the queue of the interface was full and dropped it (known only
+//	            because IP_RECVERR is on; without it the kernel says success)
+//	EMSGSIZE    longer than an IP packet can be
+//	EPERM       a firewall dropped it
+//	ENETUNREACH, EADDRNOTAVAIL, ENODEV, ENETDOWN  no way out, or no interface any more
+//
+// The caller decides whether to go on with from+sent+1. A datagram longer than
+// the MTU is fragmented. Send does not allocate, and no message is sent twice.
+func (s *Sender) Send(socket int, m *Messages, from, to int) (sent int, err error) {
+	fd := s.fds[socket]
+	interrupts := 0
+	pending := false
+	for next := from; next < to; {
+		n, _, errno := unix.Syscall6(unix.SYS_SENDMMSG, uintptr(fd),
+			uintptr(unsafe.Pointer(&m.headers[next])), uintptr(to-next), 0, 0, 0)
+		if errno == 0 {
+			// Fewer than asked: message next+n failed. The kernel keeps the reason for
+			// itself and gives it when that message comes first, sendmmsg(2) BUGS. So it
+			// is tried once more; nothing of the first try left, or only part of its
+			// fragments, which nobody puts together.
+			next += int(n)
+			if pending {
+				s.late++
+				pending = false
+			}
+			continue
+		}
+		switch {
+		case errno == unix.EINTR:
+			// With SO_SNDTIMEO set the kernel does not restart the call, signal(7).
+			if interrupts++; interrupts < maxInterrupts {
+				continue
+			}
+			errno = unix.EAGAIN
+		case !pending && maybeLate(errno):
+			// This may be about an earlier datagram, and then this one was not tried. The
+			// report has cleared it: an error about this one comes again.
+			pending = true
+			continue
+		}
+		return next - from, errno
+	}
+	return to - from, nil
+}
+
+// maybeLate reports whether ICMP may have brought the error back for a datagram
+// that had left: those of icmp_err_convert, net/ipv4/icmp.c, and icmpv6_err_convert,
+// without EMSGSIZE (fragmentation is on) and EACCES.
+func maybeLate(e syscall.Errno) bool {
+	switch e {
+	case unix.ECONNREFUSED, unix.EHOSTUNREACH, unix.ENETUNREACH, unix.ENOPROTOOPT,
+		unix.EOPNOTSUPP, unix.EHOSTDOWN, unix.ENONET, unix.EPROTO:
+		return true
+	}
+	return false
+}
+
+// Warm runs the kernel's sending path for a message, route lookup included,
+// without sending: sendmmsg of an empty datagram with MSG_PROBE ("do not send",
+// linux/socket.h). A cold first datagram leaves 30 to 45 us late.
+func (s *Sender) Warm(socket int, dst *Sockaddr) {
+	m := NewMessages(1)
+	m.Set(0, nil, dst)
+	for range 16 {
+		// udp_sendmsg goes back before it makes a packet where both flags are set and
+		// the length is 0. An error is left to the first real datagram.
+		unix.Syscall6(unix.SYS_SENDMMSG, uintptr(s.fds[socket]), uintptr(unsafe.Pointer(&m.headers[0])),
+			1, msgProbe|unix.MSG_CONFIRM, 0, 0)
+	}
+}
+
+// Close closes all sockets. Datagrams that the kernel took still leave. It may
+// be called again; nothing else may.
+func (s *Sender) Close() error {
+	var errs []error
+	for i, fd := range s.fds[:s.used] {
+		if fd >= 0 {
+			s.fds[i] = -1
+			errs = append(errs, unix.Close(fd))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// open makes one socket; port 0 lets the kernel choose.
+func (s *Sender) open(port uint16, ipv6 bool) (fd int, err error) {
+	family, version := unix.AF_INET, "IPv4"
+	if ipv6 {
+		family, version = unix.AF_INET6, "IPv6"
+	}
+	fd, err = unix.Socket(family, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, unix.IPPROTO_UDP)
+	if err != nil {
+		return -1, fmt.Errorf("%s socket: %w", version, err)
+	}
+	name := ""
+	defer func() {
+		if err != nil {
+			unix.Close(fd)
+			fd, err = -1, fmt.Errorf("%s socket on %s: %s: %w", version, s.options.Interface.Name, name, err)
+		}
+	}()
+	set := func(what string, level, option, value int) {
+		if err == nil {
+			name = what
+			err = unix.SetsockoptInt(fd, level, option, value)
+		}
+	}
+	// A receiver on this host may have the port too; it sets this option as well.
+	set("SO_REUSEADDR", unix.SOL_SOCKET, unix.SO_REUSEADDR, 1)
+	// Nothing is read: what arrives on the port is not to occupy memory.
+	set("SO_RCVBUF", unix.SOL_SOCKET, unix.SO_RCVBUF, 0)
+	if s.options.SendBuffer > 0 {
+		set("SO_SNDBUF", unix.SOL_SOCKET, unix.SO_SNDBUF, s.options.SendBuffer)
+	}
+	if s.options.Broadcast && !ipv6 {
+		set("SO_BROADCAST", unix.SOL_SOCKET, unix.SO_BROADCAST, 1)
+	}
+	if err == nil {
+		name = "SO_SNDTIMEO"
+		wait := unix.NsecToTimeval(sendWait * 1e6)
+		err = unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_SNDTIMEO, &wait)
+	}
+	index, loop := s.options.Interface.Index, 0
+	if s.options.Loopback {
+		loop = 1
+	}
+	// IP_UNICAST_IF and IPV6_UNICAST_IF take the index in network byte order.
+	var networkOrder [4]byte
+	binary.BigEndian.PutUint32(networkOrder[:], uint32(index))
+	unicastIndex := int(int32(binary.NativeEndian.Uint32(networkOrder[:])))
+	if ipv6 {
+		set("IPV6_V6ONLY", unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, 1)
+		set("IPV6_MULTICAST_IF", unix.IPPROTO_IPV6, unix.IPV6_MULTICAST_IF, index)
+		set("IPV6_UNICAST_IF", unix.IPPROTO_IPV6, unix.IPV6_UNICAST_IF, unicastIndex)
+		set("IPV6_MULTICAST_HOPS", unix.IPPROTO_IPV6, unix.IPV6_MULTICAST_HOPS, s.options.TTL)
+		set("IPV6_UNICAST_HOPS", unix.IPPROTO_IPV6, unix.IPV6_UNICAST_HOPS, s.options.TTL)
+		set("IPV6_MULTICAST_LOOP", unix.IPPROTO_IPV6, unix.IPV6_MULTICAST_LOOP, loop)
+		set("IPV6_MULTICAST_ALL", unix.IPPROTO_IPV6, unix.IPV6_MULTICAST_ALL, 0)
+		set("IPV6_RECVERR", unix.IPPROTO_IPV6, unix.IPV6_RECVERR, 1)
+		set("IPV6_MTU_DISCOVER", unix.IPPROTO_IPV6, unix.IPV6_MTU_DISCOVER, unix.IPV6_PMTUDISC_DONT)
+	} else {
+		if err == nil {
+			// bind alone sends out of whatever device the routing table says.
+			name = "IP_MULTICAST_IF"
+			err = unix.SetsockoptIPMreqn(fd, unix.IPPROTO_IP, unix.IP_MULTICAST_IF, &unix.IPMreqn{Ifindex: int32(index)})
+		}
+		set("IP_UNICAST_IF", unix.IPPROTO_IP, unix.IP_UNICAST_IF, unicastIndex)
+		set("IP_MULTICAST_TTL", unix.IPPROTO_IP, unix.IP_MULTICAST_TTL, s.options.TTL)
+		set("IP_TTL", unix.IPPROTO_IP, unix.IP_TTL, s.options.TTL)
+		set("IP_MULTICAST_LOOP", unix.IPPROTO_IP, unix.IP_MULTICAST_LOOP, loop)
+		set("IP_MULTICAST_ALL", unix.IPPROTO_IP, unix.IP_MULTICAST_ALL, 0)
+		// A full queue then says ENOBUFS instead of success, ip(7).
+		set("IP_RECVERR", unix.IPPROTO_IP, unix.IP_RECVERR, 1)
+		// No DF bit: the kernel fragments what is longer than the MTU.
+		set("IP_MTU_DISCOVER", unix.IPPROTO_IP, unix.IP_MTU_DISCOVER, unix.IP_PMTUDISC_DONT)
+	}
+	if err != nil {
+		return fd, err
+	}
+	name = fmt.Sprintf("binding port %d", port)
+	if ipv6 {
+		// The kernel picks the source among the interface's addresses by the scope of
+		// the destination, RFC 6724 section 5; one fixed address cannot fit them all.
+		err = unix.Bind(fd, &unix.SockaddrInet6{Port: int(port)})
+	} else {
+		err = unix.Bind(fd, &unix.SockaddrInet4{Port: int(port), Addr: s.source.As4()})
+	}
+	return fd, err
+}
+
+// ErrnoName is the name of an error number, such as "ENOBUFS".
+func ErrnoName(e syscall.Errno) string {
+	if name := unix.ErrnoName(e); name != "" {
+		return name
+	}
+	return fmt.Sprintf("errno %d", int(e))
+}
