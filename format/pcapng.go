@@ -539,3 +539,36 @@ func NextBlock(b []byte, swap bool) (typ uint32, body, rest []byte, order bool, 
 	}
 	return typ, b[8 : n-4 : n-4], b[n:], order, nil
 }
+
+// AppendEPB appends an Enhanced Packet Block with d's captured frame, or one made
+// for it (AppendMadeFrame). Options are written only where there is something to
+// say: epb_dropcount, and the local option 8CD1 with d.Flags. Interface
+// timestamps are in ns, as AppendIDB declares. It allocates nothing beyond the
+// growth of dst.
+func AppendEPB(dst []byte, d *Datagram) []byte {
+	dst, start := beginBlock(dst, BlockEPB)
+	dst = binary.LittleEndian.AppendUint32(dst, uint32(d.Interface))
+	dst = appendTime(dst, uint64(d.Time))
+	dst = append(dst, make([]byte, 8)...)
+	at := len(dst)
+	wire := int(d.FrameLength)
+	if d.Frame != nil {
+		dst = append(dst, d.Frame...)
+	} else {
+		dst, wire = AppendMadeFrame(dst, d)
+	}
+	captured := len(dst) - at
+	binary.LittleEndian.PutUint32(dst[at-8:], uint32(captured))
+	binary.LittleEndian.PutUint32(dst[at-4:], uint32(max(wire, captured)))
+	dst = append(dst, zeros[:pad4(captured)-captured]...)
+	if d.Drops != 0 || d.Flags != 0 {
+		if d.Drops != 0 {
+			dst = appendOption64(dst, optEPBDropCount, d.Drops)
+		}
+		if d.Flags != 0 {
+			dst = appendOption32(dst, optEPBLocalFlags, uint32(d.Flags))
+		}
+		dst = appendOptionEnd(dst)
+	}
+	return endBlock(dst, start)
+}

@@ -1,0 +1,583 @@
+package format
+
+import (
+	"encoding/binary"
+	"encoding/hex"
+	"fmt"
+	"hash/crc32"
+	"net/netip"
+)
+
+// This file is the layout of castdeck's own blocks. Their types are from the range
+// that pcapng leaves for local use (top bit set), so that every other reader passes
+// over them. The body of each begins with the same 40 bytes:
+//
+//	 0      8  magic "CASTDECK"
+//	 8      2  version of the layout: 1
+//	10      2  flags, by block type
+//	12      4  CRC-32C (Castagnoli) of the body with this field 0; for a chunk
+//	           header, of its body and of the rest of the chunk
+//	16     16  recording UUID
+//	32      4  segment number, from 0
+//	36      4  part: chunk number in the segment from 0, index part from 0, else 0
+//
+// All numbers are little-endian, whatever the section's byte order; castdeck
+// writes little-endian sections.
+const (
+	BlockSegment = 0x80CD0001
+	BlockChunk   = 0x80CD0002
+	BlockIndex   = 0x80CD0003
+	BlockFooter  = 0x80CD0004
+)
+
+const (
+	nativeMagic = "CASTDECK"
+	// Version is the version of castdeck's own blocks that this package writes and
+	// the newest that it reads.
+	Version = 1
+
+	headSize  = 40
+	crcOffset = 12
+)
+
+// Sizes on disk.
+const (
+	chunkBody = headSize + 48
+	// ChunkHeaderSize is the whole chunk header block.
+	ChunkHeaderSize = BlockOverhead + chunkBody
+	footerBody      = headSize + 48
+	// FooterSize is the whole footer block, uncompressed.
+	FooterSize = BlockOverhead + footerBody
+
+	chunkEntrySize  = 56
+	streamEntrySize = 72
+
+	// MaxFrameRaw is the most bytes that one frame of a recording decodes to.
+	MaxFrameRaw = 16 << 20
+	// maxIndexPart bounds one index block, far below what other readers refuse.
+	maxIndexPart = 1 << 20
+)
+
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+// UUID identifies a recording; all its segments carry it.
+type UUID [16]byte
+
+// String is the usual form, 8-4-4-4-12 hexadecimal digits.
+func (u UUID) String() string {
+	var s [36]byte
+	at := 0
+	for i, b := range u {
+		if i == 4 || i == 6 || i == 8 || i == 10 {
+			s[at] = '-'
+			at++
+		}
+		hex.Encode(s[at:], []byte{b})
+		at += 2
+	}
+	return string(s[:])
+}
+
+// Head is what every one of castdeck's own blocks begins with.
+type Head struct {
+	Recording UUID
+	Segment   uint32
+	Part      uint32
+	Flags     uint16
+	crc       uint32
+}
+
+func appendHead(dst []byte, h Head) []byte {
+	dst = append(dst, nativeMagic...)
+	dst = binary.LittleEndian.AppendUint16(dst, Version)
+	dst = binary.LittleEndian.AppendUint16(dst, h.Flags)
+	dst = binary.LittleEndian.AppendUint32(dst, 0)
+	dst = append(dst, h.Recording[:]...)
+	dst = binary.LittleEndian.AppendUint32(dst, h.Segment)
+	return binary.LittleEndian.AppendUint32(dst, h.Part)
+}
+
+// parseHead checks magic, then version, in that order: a newer version is
+// ErrVersion, never damage. It checks no CRC.
+func parseHead(body []byte, size int, what string) (h Head, err error) {
+	if len(body) < 10 || string(body[:8]) != nativeMagic {
+		return h, fmt.Errorf("%s without castdeck's magic", what)
+	}
+	if v := binary.LittleEndian.Uint16(body[8:]); v > Version {
+		return h, fmt.Errorf("%s of version %d: %w", what, v, ErrVersion)
+	} else if v == 0 {
+		return h, fmt.Errorf("%s of version 0", what)
+	}
+	if len(body) < size {
+		return h, fmt.Errorf("%s of %d bytes, want at least %d", what, len(body), size)
+	}
+	h.Flags = binary.LittleEndian.Uint16(body[10:])
+	h.crc = binary.LittleEndian.Uint32(body[crcOffset:])
+	copy(h.Recording[:], body[16:])
+	h.Segment = binary.LittleEndian.Uint32(body[32:])
+	h.Part = binary.LittleEndian.Uint32(body[36:])
+	return h, nil
+}
+
+// checksum is the CRC of body with its CRC field taken as 0, continued over rest.
+func checksum(body, rest []byte) uint32 {
+	c := crc32.Update(0, castagnoli, body[:crcOffset])
+	c = crc32.Update(c, castagnoli, zeros[:])
+	c = crc32.Update(c, castagnoli, body[crcOffset+4:])
+	return crc32.Update(c, castagnoli, rest)
+}
+
+// sealBlock ends the block that begins at start and fills in its CRC.
+func sealBlock(dst []byte, start int) []byte {
+	body := dst[start+8:]
+	binary.LittleEndian.PutUint32(body[crcOffset:], checksum(body, nil))
+	return endBlock(dst, start)
+}
+
+func parseSealed(body []byte, size int, what string) (Head, error) {
+	h, err := parseHead(body, size, what)
+	if err == nil && h.crc != checksum(body, nil) {
+		err = fmt.Errorf("%s: checksum does not match", what)
+	}
+	return h, err
+}
+
+// SegmentFlagMade says that the file holds no captured frames: all link-layer and
+// network headers were made from what the socket told (see AppendMadeFrame).
+const SegmentFlagMade = 1
+
+const (
+	optSegHost         = 2
+	optSegClock        = 3
+	optSegSubscription = 4
+	segmentFixed       = headSize + 16
+)
+
+// SegmentInfo is the segment block: what the file is, before its first packet.
+type SegmentInfo struct {
+	Recording UUID
+	// Number of the segment within the recording, from 0.
+	Number uint32
+	// Made says that no packet has a captured frame.
+	Made bool
+	// Start of the segment, ns since the Unix epoch by the recorder's clock.
+	Start int64
+	// Host that recorded, and Clock that stamped the datagrams, such as
+	// "kernel software timestamp, CLOCK_REALTIME".
+	Host, Clock string
+	// Subscriptions as they were asked for; empty for a converted capture.
+	Subscriptions []string
+}
+
+// AppendSegmentBlock appends the segment block:
+//
+//	 0     40  head; flag 1: frames are made, not captured
+//	40      8  start time, ns since the Unix epoch
+//	48      8  0
+//	56      n  options as in every pcapng block: 2 host, 3 clock, 4 subscription
+//	           (repeated), each UTF-8
+func AppendSegmentBlock(dst []byte, s *SegmentInfo) []byte {
+	dst, start := beginBlock(dst, BlockSegment)
+	h := Head{Recording: s.Recording, Segment: s.Number}
+	if s.Made {
+		h.Flags |= SegmentFlagMade
+	}
+	dst = appendHead(dst, h)
+	dst = binary.LittleEndian.AppendUint64(dst, uint64(s.Start))
+	dst = binary.LittleEndian.AppendUint64(dst, 0)
+	dst = appendOption(dst, optSegHost, s.Host)
+	dst = appendOption(dst, optSegClock, s.Clock)
+	for _, sub := range s.Subscriptions {
+		dst = appendOption(dst, optSegSubscription, sub)
+	}
+	return sealBlock(appendOptionEnd(dst), start)
+}
+
+// ParseSegmentBlock reads the body of a segment block.
+func ParseSegmentBlock(body []byte) (*SegmentInfo, error) {
+	h, err := parseSealed(body, segmentFixed, "segment block")
+	if err != nil {
+		return nil, err
+	}
+	s := &SegmentInfo{
+		Recording: h.Recording,
+		Number:    h.Segment,
+		Made:      h.Flags&SegmentFlagMade != 0,
+		Start:     int64(binary.LittleEndian.Uint64(body[40:])),
+	}
+	err = eachOption(body[segmentFixed:], false, func(code uint16, v []byte) error {
+		switch code {
+		case optSegHost:
+			s.Host = cString(v)
+		case optSegClock:
+			s.Clock = cString(v)
+		case optSegSubscription:
+			s.Subscriptions = append(s.Subscriptions, cString(v))
+		}
+		return nil
+	})
+	return s, err
+}
+
+// ChunkHeader opens every chunk.
+type ChunkHeader struct {
+	Recording UUID
+	Segment   uint32
+	Number    uint32 // of the chunk in its segment, from 0
+	// First and Last are the earliest and latest packet times, ns. Packets need
+	// not be in time order.
+	First, Last int64
+	Packets     uint32 // UDP or not
+	Datagrams   uint32 // UDP
+	Bytes       uint64 // UDP payload, as kept
+	// Dropped counts the datagrams that this chunk newly reports as lost.
+	Dropped uint64
+	// Length in bytes of the chunk behind this header block.
+	Length uint32
+}
+
+// BeginChunk appends room for a chunk header block that FinishChunk fills in once
+// the packets are behind it.
+func BeginChunk(dst []byte) []byte { return append(dst, make([]byte, ChunkHeaderSize)...) }
+
+// FinishChunk writes the header into the first ChunkHeaderSize bytes of chunk,
+// which holds the whole chunk. It sets c.Length.
+//
+//	 0     40  head; part is the chunk number
+//	40      8  earliest packet time, ns since the Unix epoch
+//	48      8  latest packet time
+//	56      4  packets
+//	60      4  of these, UDP datagrams
+//	64      8  UDP payload bytes kept
+//	72      8  datagrams that this chunk newly reports as lost
+//	80      4  bytes of the chunk behind this block
+//	84      4  0
+func FinishChunk(chunk []byte, c *ChunkHeader) {
+	c.Length = uint32(len(chunk) - ChunkHeaderSize)
+	b, start := beginBlock(chunk[:0], BlockChunk)
+	b = appendHead(b, Head{Recording: c.Recording, Segment: c.Segment, Part: c.Number})
+	b = binary.LittleEndian.AppendUint64(b, uint64(c.First))
+	b = binary.LittleEndian.AppendUint64(b, uint64(c.Last))
+	b = binary.LittleEndian.AppendUint32(b, c.Packets)
+	b = binary.LittleEndian.AppendUint32(b, c.Datagrams)
+	b = binary.LittleEndian.AppendUint64(b, c.Bytes)
+	b = binary.LittleEndian.AppendUint64(b, c.Dropped)
+	b = binary.LittleEndian.AppendUint32(b, c.Length)
+	b = binary.LittleEndian.AppendUint32(b, 0)
+	body := b[8:]
+	binary.LittleEndian.PutUint32(body[crcOffset:], checksum(body, chunk[ChunkHeaderSize:]))
+	endBlock(b, start)
+}
+
+// ParseChunkHeader reads a chunk header block at the start of b without checking
+// the checksum, which needs the whole chunk (CheckChunk). Use it to learn how long
+// a chunk is that is not compressed.
+func ParseChunkHeader(b []byte) (c ChunkHeader, err error) {
+	if len(b) < ChunkHeaderSize || get32(b, false) != BlockChunk {
+		return c, fmt.Errorf("no chunk header")
+	}
+	body := b[8 : ChunkHeaderSize-4]
+	h, err := parseHead(body, chunkBody, "chunk header")
+	if err != nil {
+		return c, err
+	}
+	if get32(b[4:], false) != ChunkHeaderSize || get32(b[ChunkHeaderSize-4:], false) != ChunkHeaderSize {
+		return c, fmt.Errorf("chunk header states a wrong length")
+	}
+	c = ChunkHeader{
+		Recording: h.Recording,
+		Segment:   h.Segment,
+		Number:    h.Part,
+		First:     int64(binary.LittleEndian.Uint64(body[40:])),
+		Last:      int64(binary.LittleEndian.Uint64(body[48:])),
+		Packets:   binary.LittleEndian.Uint32(body[56:]),
+		Datagrams: binary.LittleEndian.Uint32(body[60:]),
+		Bytes:     binary.LittleEndian.Uint64(body[64:]),
+		Dropped:   binary.LittleEndian.Uint64(body[72:]),
+		Length:    binary.LittleEndian.Uint32(body[80:]),
+	}
+	if c.Length > MaxFrameRaw-ChunkHeaderSize {
+		return c, fmt.Errorf("chunk states a length of %d bytes", c.Length)
+	}
+	return c, nil
+}
+
+// CheckChunk reads the header of the whole chunk in b and checks length and
+// checksum.
+func CheckChunk(b []byte) (c ChunkHeader, err error) {
+	if c, err = ParseChunkHeader(b); err != nil {
+		return c, err
+	}
+	if rest := len(b) - ChunkHeaderSize; rest != int(c.Length) {
+		return c, fmt.Errorf("chunk %d has %d bytes behind its header, states %d", c.Number, rest, c.Length)
+	}
+	body := b[8 : ChunkHeaderSize-4]
+	if get32(body[crcOffset:], false) != checksum(body, b[ChunkHeaderSize:]) {
+		return c, fmt.Errorf("chunk %d: checksum does not match", c.Number)
+	}
+	return c, nil
+}
+
+// ChunkEntry is one chunk in the index.
+type ChunkEntry struct {
+	Offset int64 // of its frame in the file
+	Size   uint32
+	Raw    uint32 // size uncompressed
+	// First and Last, Packets, Datagrams, Bytes, Dropped as in ChunkHeader.
+	First, Last int64
+	Packets     uint32
+	Datagrams   uint32
+	Bytes       uint64
+	Dropped     uint64
+}
+
+// Index is a segment's table of contents.
+type Index struct {
+	Recording UUID
+	Segment   uint32
+	Chunks    []ChunkEntry
+	Streams   []Stream
+	// StreamsCut says that there were more streams than the table keeps
+	// (MaxStreams); the datagrams of the others are in the chunks all the same.
+	StreamsCut bool
+	// Added are the interfaces described behind the first frame.
+	Added []Interface
+}
+
+// Index block kinds.
+const (
+	indexChunks = iota + 1
+	indexStreams
+	indexInterfaces
+
+	indexFixed         = headSize + 8
+	indexFlagStreamCut = 1
+	indexFlagLast      = 2
+)
+
+// AppendIndex appends the index as one or more index blocks of at most 1 MiB:
+//
+//	 0     40  head; part counts the blocks of this index; flag 1: the table of
+//	           streams is not complete; flag 2: the last block of the index
+//	40      4  kind: 1 chunks, 2 streams, 3 interfaces
+//	44      4  number of entries
+//	48      n  entries
+//
+// A chunk entry (56 bytes): frame offset u64, frame size u32, size uncompressed
+// u32, earliest and latest time i64, packets u32, datagrams u32, payload bytes
+// u64, dropped u64. A stream entry (72 bytes): source and destination address 16
+// bytes each (IPv4 as ::ffff:a.b.c.d), source and destination port u16, interface
+// u32, datagrams u64, payload bytes u64, first and last time i64. An interface
+// entry is a whole Interface Description Block.
+func AppendIndex(dst []byte, x *Index) []byte {
+	head := Head{Recording: x.Recording, Segment: x.Segment}
+	if x.StreamsCut {
+		head.Flags = indexFlagStreamCut
+	}
+	last := 0 // where the last block begins
+	part := func(kind, n int, entry func(b []byte, i int) []byte) {
+		for i := 0; i < n || (i == 0 && kind == indexChunks); {
+			b, start := beginBlock(dst, BlockIndex)
+			last = start
+			b = appendHead(b, head)
+			b = binary.LittleEndian.AppendUint32(b, uint32(kind))
+			count := len(b)
+			b = binary.LittleEndian.AppendUint32(b, 0)
+			first := i
+			for i < n && len(b)-start < maxIndexPart-4096 {
+				b = entry(b, i)
+				i++
+			}
+			binary.LittleEndian.PutUint32(b[count:], uint32(i-first))
+			dst = sealBlock(b, start)
+			head.Part++
+			if n == 0 {
+				return
+			}
+		}
+	}
+	part(indexChunks, len(x.Chunks), func(b []byte, i int) []byte {
+		c := &x.Chunks[i]
+		b = binary.LittleEndian.AppendUint64(b, uint64(c.Offset))
+		b = binary.LittleEndian.AppendUint32(b, c.Size)
+		b = binary.LittleEndian.AppendUint32(b, c.Raw)
+		b = binary.LittleEndian.AppendUint64(b, uint64(c.First))
+		b = binary.LittleEndian.AppendUint64(b, uint64(c.Last))
+		b = binary.LittleEndian.AppendUint32(b, c.Packets)
+		b = binary.LittleEndian.AppendUint32(b, c.Datagrams)
+		b = binary.LittleEndian.AppendUint64(b, c.Bytes)
+		return binary.LittleEndian.AppendUint64(b, c.Dropped)
+	})
+	part(indexStreams, len(x.Streams), func(b []byte, i int) []byte {
+		s := &x.Streams[i]
+		src, dst := s.Src.Addr().As16(), s.Dst.Addr().As16()
+		b = append(append(b, src[:]...), dst[:]...)
+		b = binary.LittleEndian.AppendUint16(b, s.Src.Port())
+		b = binary.LittleEndian.AppendUint16(b, s.Dst.Port())
+		b = binary.LittleEndian.AppendUint32(b, uint32(s.Interface))
+		b = binary.LittleEndian.AppendUint64(b, s.Datagrams)
+		b = binary.LittleEndian.AppendUint64(b, s.Bytes)
+		b = binary.LittleEndian.AppendUint64(b, uint64(s.First))
+		return binary.LittleEndian.AppendUint64(b, uint64(s.Last))
+	})
+	part(indexInterfaces, len(x.Added), func(b []byte, i int) []byte {
+		return AppendIDB(b, x.Added[i])
+	})
+	body := dst[last+8 : len(dst)-4]
+	binary.LittleEndian.PutUint16(body[10:], head.Flags|indexFlagLast)
+	binary.LittleEndian.PutUint32(body[crcOffset:], checksum(body, nil))
+	return dst
+}
+
+// isLastIndexBlock reads flag 2 of an index block of which at least the first 20
+// bytes are in b.
+func isLastIndexBlock(b []byte) bool {
+	return binary.LittleEndian.Uint16(b[18:])&indexFlagLast != 0
+}
+
+// ParseIndex reads all blocks of an index frame. The counts are checked against
+// the bytes that are there before anything is allocated.
+func ParseIndex(b []byte) (*Index, error) {
+	x := &Index{}
+	for next := uint32(0); len(b) > 0; next++ {
+		typ, body, rest, _, err := NextBlock(b, false)
+		if err != nil {
+			return nil, fmt.Errorf("index: %w", err)
+		}
+		if typ != BlockIndex {
+			return nil, fmt.Errorf("index: block of type %#x in it", typ)
+		}
+		h, err := parseSealed(body, indexFixed, "index block")
+		if err != nil {
+			return nil, err
+		}
+		if next == 0 {
+			x.Recording, x.Segment = h.Recording, h.Segment
+		}
+		if h.Part != next || h.Recording != x.Recording || h.Segment != x.Segment {
+			return nil, fmt.Errorf("index block %d of another index", h.Part)
+		}
+		x.StreamsCut = x.StreamsCut || h.Flags&indexFlagStreamCut != 0
+		if last := h.Flags&indexFlagLast != 0; last != (len(rest) == 0) {
+			return nil, fmt.Errorf("index block %d ends the index: %v, bytes behind it: %d", h.Part, last, len(rest))
+		}
+		n := int(get32(body[44:], false))
+		if err := x.parsePart(get32(body[40:], false), n, body[indexFixed:]); err != nil {
+			return nil, err
+		}
+		b = rest
+	}
+	return x, nil
+}
+
+func (x *Index) parsePart(kind uint32, n int, e []byte) error {
+	size := map[uint32]int{indexChunks: chunkEntrySize, indexStreams: streamEntrySize, indexInterfaces: 20}[kind]
+	if size == 0 {
+		return nil // a kind that a later minor addition brought
+	}
+	if n > len(e)/size || (kind != indexInterfaces && n*size != len(e)) {
+		return fmt.Errorf("index states %d entries in %d bytes", n, len(e))
+	}
+	u64 := binary.LittleEndian.Uint64
+	u32 := binary.LittleEndian.Uint32
+	for range n {
+		switch kind {
+		case indexChunks:
+			x.Chunks = append(x.Chunks, ChunkEntry{
+				Offset: int64(u64(e)), Size: u32(e[8:]), Raw: u32(e[12:]),
+				First: int64(u64(e[16:])), Last: int64(u64(e[24:])),
+				Packets: u32(e[32:]), Datagrams: u32(e[36:]), Bytes: u64(e[40:]), Dropped: u64(e[48:]),
+			})
+			e = e[chunkEntrySize:]
+		case indexStreams:
+			addr := func(b []byte, port []byte) netip.AddrPort {
+				return netip.AddrPortFrom(netip.AddrFrom16([16]byte(b[:16])).Unmap(), binary.LittleEndian.Uint16(port))
+			}
+			if u32(e[36:]) >= MaxInterfaces {
+				return fmt.Errorf("index names interface %d", u32(e[36:]))
+			}
+			x.Streams = append(x.Streams, Stream{
+				Src: addr(e, e[32:]), Dst: addr(e[16:], e[34:]), Interface: uint16(u32(e[36:])),
+				Datagrams: u64(e[40:]), Bytes: u64(e[48:]), First: int64(u64(e[56:])), Last: int64(u64(e[64:])),
+			})
+			e = e[streamEntrySize:]
+		case indexInterfaces:
+			typ, body, rest, _, err := NextBlock(e, false)
+			if err != nil || typ != BlockIDB {
+				return fmt.Errorf("index: damaged interface description")
+			}
+			i, _, err := ParseIDB(body, false)
+			if err != nil {
+				return fmt.Errorf("index: %w", err)
+			}
+			x.Added = append(x.Added, i)
+			e = rest
+		}
+	}
+	return nil
+}
+
+// Footer is the last block of a sealed segment.
+type Footer struct {
+	Recording UUID
+	Segment   uint32
+	// IndexOffset and IndexSize place the index's frame in the file; IndexRaw is
+	// its size uncompressed.
+	IndexOffset int64
+	IndexSize   uint32
+	IndexRaw    uint32
+	Chunks      uint32
+	// NotUDP, Datagrams, Bytes and Dropped are the segment's totals.
+	NotUDP    uint32
+	Datagrams uint64
+	Bytes     uint64
+	Dropped   uint64
+}
+
+// AppendFooter appends the footer block, always FooterSize bytes:
+//
+//	 0     40  head
+//	40      8  offset in the file of the index's frame
+//	48      4  size of that frame in the file
+//	52      4  size of the index uncompressed
+//	56      4  chunks
+//	60      4  packets that are not UDP datagrams (2^32-1: that many or more)
+//	64      8  datagrams
+//	72      8  UDP payload bytes kept
+//	80      8  datagrams lost
+func AppendFooter(dst []byte, f *Footer) []byte {
+	dst, start := beginBlock(dst, BlockFooter)
+	dst = appendHead(dst, Head{Recording: f.Recording, Segment: f.Segment})
+	dst = binary.LittleEndian.AppendUint64(dst, uint64(f.IndexOffset))
+	dst = binary.LittleEndian.AppendUint32(dst, f.IndexSize)
+	dst = binary.LittleEndian.AppendUint32(dst, f.IndexRaw)
+	dst = binary.LittleEndian.AppendUint32(dst, f.Chunks)
+	dst = binary.LittleEndian.AppendUint32(dst, f.NotUDP)
+	dst = binary.LittleEndian.AppendUint64(dst, f.Datagrams)
+	dst = binary.LittleEndian.AppendUint64(dst, f.Bytes)
+	dst = binary.LittleEndian.AppendUint64(dst, f.Dropped)
+	return sealBlock(dst, start)
+}
+
+// ParseFooter reads a whole footer block of FooterSize bytes.
+func ParseFooter(b []byte) (*Footer, error) {
+	typ, body, rest, _, err := NextBlock(b, false)
+	if err != nil {
+		return nil, err
+	}
+	if typ != BlockFooter || len(rest) != 0 {
+		return nil, fmt.Errorf("no footer")
+	}
+	h, err := parseSealed(body, footerBody, "footer")
+	if err != nil {
+		return nil, err
+	}
+	u64 := binary.LittleEndian.Uint64
+	u32 := binary.LittleEndian.Uint32
+	return &Footer{
+		Recording: h.Recording, Segment: h.Segment,
+		IndexOffset: int64(u64(body[40:])), IndexSize: u32(body[48:]), IndexRaw: u32(body[52:]),
+		Chunks: u32(body[56:]), NotUDP: u32(body[60:]),
+		Datagrams: u64(body[64:]), Bytes: u64(body[72:]), Dropped: u64(body[80:]),
+	}, nil
+}

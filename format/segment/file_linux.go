@@ -1,0 +1,38 @@
+package segment
+
+import (
+	"errors"
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+const openFlags = unix.O_NOFOLLOW | unix.O_CLOEXEC
+
+// lock takes the advisory lock that keeps two recorders out of one file. It goes
+// with the open file, so that a crash releases it.
+func lock(f *os.File) error {
+	err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	switch {
+	case errors.Is(err, unix.EWOULDBLOCK):
+		return ErrLocked
+	case errors.Is(err, unix.ENOLCK), errors.Is(err, unix.EOPNOTSUPP), errors.Is(err, unix.ENOSYS):
+		return nil // a file system without locks
+	}
+	return err
+}
+
+// allocate reserves blocks and keeps the length, so that the file never ends in
+// zeros that were not written (fallocate(2), FALLOC_FL_KEEP_SIZE).
+func allocate(f *os.File, off, n int64) error {
+	return unix.Fallocate(int(f.Fd()), unix.FALLOC_FL_KEEP_SIZE, off, n)
+}
+
+func dataSync(f *os.File) error {
+	if err := unix.Fdatasync(int(f.Fd())); err != nil {
+		return &os.PathError{Op: "fdatasync", Path: f.Name(), Err: err}
+	}
+	return nil
+}
+
+func syncDir(d *os.File) error { return d.Sync() }

@@ -1,0 +1,134 @@
+package segment
+
+import (
+	"errors"
+	"fmt"
+	"io"
+
+	"castdeck/format"
+)
+
+// maxDamage bounds the list of damaged places that a scan keeps; DamagedPlaces
+// goes on counting.
+const maxDamage = 1000
+
+// Scan is what reading a whole segment found.
+type Scan struct {
+	// Index rebuilt from the chunks.
+	Index *format.Index
+	Tally format.Tally
+	// Damage in file order, at most the first 1,000 places of DamagedPlaces.
+	Damage        []*format.CorruptError
+	DamagedPlaces int
+	// LostBytes is the sum of the damaged lengths, in bytes of the file.
+	LostBytes int64
+	// Sections counts recordings that stand one behind the other in the file.
+	Sections int
+}
+
+// Scan reads every frame of the file and checks it. The reader's position does not
+// change. The error is an I/O error or format.ErrVersion; damage is in the result.
+func (r *Reader) Scan() (*Scan, error) {
+	fresh, err := NewReader(r.f, r.size, r.path, r.o)
+	if err != nil {
+		return nil, err
+	}
+	opened := fresh.opened
+	fresh.interfaces, fresh.known = fresh.interfaces[:opened], false
+	s := &Scan{Index: &format.Index{Recording: fresh.info.Recording, Segment: fresh.info.Number}}
+	fresh.chunks = &s.Index.Chunks
+	var b format.Batch
+	for {
+		err := fresh.ReadBatch(&b)
+		var damage *format.CorruptError
+		switch {
+		case err == nil:
+			s.Tally.Add(&b)
+		case errors.Is(err, io.EOF):
+			s.Index.Streams, s.Index.StreamsCut = s.Tally.Streams(), s.Tally.StreamsCut
+			s.Index.Added = fresh.interfaces[opened:]
+			s.Sections = fresh.sections
+			return s, nil
+		case errors.As(err, &damage):
+			s.DamagedPlaces++
+			s.LostBytes += damage.Length
+			if len(s.Damage) < maxDamage {
+				s.Damage = append(s.Damage, damage)
+			}
+		default:
+			return nil, err
+		}
+	}
+}
+
+// Verify reads the whole file and lists everything that is wrong with it, one
+// line each: damage, and totals that the index or the footer state otherwise than
+// the data say. A file that is not sealed is listed as such.
+func (r *Reader) Verify() (*Scan, []string, error) {
+	s, err := r.Scan()
+	if err != nil {
+		return nil, nil, err
+	}
+	var problems []string
+	add := func(f string, args ...any) { problems = append(problems, fmt.Sprintf(f, args...)) }
+	for _, d := range s.Damage {
+		if d.Length > 0 {
+			add("byte %d: %s; %d bytes cannot be used", d.Offset, d.Reason, d.Length)
+		} else {
+			add("byte %d: %s", d.Offset, d.Reason)
+		}
+	}
+	if more := s.DamagedPlaces - len(s.Damage); more > 0 {
+		add("%d more damaged places", more)
+	}
+	if s.Sections > 1 {
+		add("%d recordings stand one behind the other in this file", s.Sections)
+		return s, problems, nil
+	}
+	f := r.footer
+	if f == nil {
+		add("not sealed: still being written, or cut off")
+		return s, problems, nil
+	}
+	if r.indexErr != nil {
+		add("index not usable: %v", r.indexErr)
+	}
+	for _, c := range []struct {
+		what         string
+		footer, data uint64
+	}{
+		{"chunks", uint64(f.Chunks), uint64(len(s.Index.Chunks))},
+		{"datagrams", f.Datagrams, s.Tally.Datagrams},
+		{"payload bytes", f.Bytes, s.Tally.Bytes},
+		{"packets not UDP", uint64(f.NotUDP), uint64(s.Tally.NotUDP32())},
+		{"lost datagrams", f.Dropped, s.Tally.Dropped},
+	} {
+		if c.footer != c.data {
+			add("the footer states %d %s, the file holds %d", c.footer, c.what, c.data)
+		}
+	}
+	if r.index != nil && len(problems) == 0 {
+		for i := range r.index.Chunks {
+			if r.index.Chunks[i] != s.Index.Chunks[i] {
+				add("the index describes chunk %d otherwise than the chunk itself", i)
+				break
+			}
+		}
+		if !equalStreams(r.index.Streams, s.Index.Streams) {
+			add("the index's table of streams does not agree with the datagrams")
+		}
+	}
+	return s, problems, nil
+}
+
+func equalStreams(a, b []format.Stream) bool {
+	if len(a) != len(b) {
+		return false
+	}
+	for i := range a {
+		if a[i] != b[i] {
+			return false
+		}
+	}
+	return true
+}

@@ -1,0 +1,807 @@
+package segment
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"castdeck/format"
+)
+
+var compressions = []format.Compression{format.Zstd, format.Gzip, format.None}
+
+// feed makes n datagrams of several groups and sizes, repeatable from the seed:
+// IPv4 and IPv6, empty ones, losses, truncated and user-stamped ones.
+func feed(seed uint64, n int) []format.Datagram {
+	r := rand.New(rand.NewPCG(seed, 1))
+	out := make([]format.Datagram, n)
+	now := int64(1_700_000_000_000_000_000)
+	for i := range out {
+		d := &out[i]
+		now += r.Int64N(50_000)
+		d.Time = now
+		g := byte(r.IntN(3))
+		d.Interface = uint16(g)
+		d.TTL = uint8(1 + r.IntN(64))
+		if g == 2 {
+			d.Src = netip.MustParseAddrPort("[fe80::1]:4000")
+			d.Dst = netip.MustParseAddrPort("[ff3e::10]:5000")
+		} else {
+			d.Src = netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 0, 0, 1 + g}), 4000)
+			d.Dst = netip.AddrPortFrom(netip.AddrFrom4([4]byte{239, 1, 1, g}), 5000)
+		}
+		size := [...]int{0, 1, 64, 200, 1400}[r.IntN(5)]
+		d.Payload = make([]byte, size)
+		for j := range d.Payload {
+			d.Payload[j] = byte(r.IntN(16))
+		}
+		d.Length = uint32(size)
+		switch r.IntN(50) {
+		case 0:
+			d.Drops = uint64(1 + r.IntN(100))
+		case 1:
+			d.Flags = format.FlagUserStamp
+		case 2:
+			d.Length += 100
+			d.Flags = format.FlagTruncated
+		}
+	}
+	return out
+}
+
+var interfaces = []format.Interface{
+	{Name: "eth0", Description: "239.1.1.0:5000 on eth0", LinkType: format.LinkTypeEthernet},
+	{Name: "eth0", Description: "239.1.1.1:5000 on eth0", LinkType: format.LinkTypeEthernet},
+	{Name: "eth1", Description: "[ff3e::10]:5000 on eth1", LinkType: format.LinkTypeEthernet},
+}
+
+func options(c format.Compression) Options {
+	return Options{
+		Compression: c, ChunkSize: 16 << 10, Interfaces: interfaces, Application: "castdeck test",
+		Info: format.SegmentInfo{
+			Made: true, Host: "here", Clock: "test clock", Start: 1_700_000_000_000_000_000,
+			Subscriptions: []string{"239.1.1.0:5000", "239.1.1.1:5000"},
+		},
+	}
+}
+
+// write makes a segment of ds and returns its path.
+func write(t testing.TB, c format.Compression, ds []format.Datagram, seal bool) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "feed"+c.Extension())
+	w, err := Create(path, options(c))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for len(ds) > 0 {
+		n := min(len(ds), 37)
+		if err := w.WriteBatch(&format.Batch{Datagrams: ds[:n]}); err != nil {
+			t.Fatal(err)
+		}
+		ds = ds[n:]
+	}
+	if seal {
+		err = w.Close()
+	} else {
+		err = w.Flush()
+		w.f.Close()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// readAll returns copies of everything readable and the damage met.
+func readAll(t testing.TB, r *Reader) (ds []format.Datagram, damage []*format.CorruptError) {
+	t.Helper()
+	var b format.Batch
+	for {
+		err := r.ReadBatch(&b)
+		var c *format.CorruptError
+		switch {
+		case err == io.EOF:
+			return ds, damage
+		case errors.As(err, &c):
+			if len(b.Datagrams) != 0 {
+				t.Fatal("an error came with datagrams")
+			}
+			damage = append(damage, c)
+		case err != nil:
+			t.Fatal(err)
+		}
+		for _, d := range b.Datagrams {
+			d.Payload = bytes.Clone(d.Payload)
+			d.Frame = bytes.Clone(d.Frame)
+			ds = append(ds, d)
+		}
+	}
+}
+
+func open(t testing.TB, path string) *Reader {
+	t.Helper()
+	r, err := Open(path, ReadOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { r.Close() })
+	return r
+}
+
+func same(a, b *format.Datagram) bool {
+	return a.Time == b.Time && a.Src == b.Src && a.Dst == b.Dst && a.Drops == b.Drops && a.Length == b.Length &&
+		a.Interface == b.Interface && a.Flags == b.Flags && a.TTL == b.TTL && bytes.Equal(a.Payload, b.Payload)
+}
+
+func compare(t testing.TB, got, want []format.Datagram) {
+	t.Helper()
+	if len(got) != len(want) {
+		t.Fatalf("read %d datagrams, wrote %d", len(got), len(want))
+	}
+	for i := range got {
+		if !same(&got[i], &want[i]) {
+			t.Fatalf("datagram %d:\nread  %+v\nwrote %+v", i, got[i], want[i])
+		}
+	}
+}
+
+func TestRoundTrip(t *testing.T) {
+	for _, c := range compressions {
+		for _, n := range []int{0, 1, 36, 37, 38, 5000} {
+			t.Run(fmt.Sprintf("%s/%d", c, n), func(t *testing.T) {
+				ds := feed(7, n)
+				r := open(t, write(t, c, ds, true))
+				if !r.Sealed() || r.IndexError() != nil {
+					t.Fatalf("sealed %v, index error %v", r.Sealed(), r.IndexError())
+				}
+				got, damage := readAll(t, r)
+				if len(damage) > 0 {
+					t.Fatal(damage[0])
+				}
+				compare(t, got, ds)
+				if f := r.Footer(); f.Datagrams != uint64(n) {
+					t.Errorf("footer counts %d datagrams", f.Datagrams)
+				}
+				if _, problems, err := r.Verify(); err != nil || len(problems) > 0 {
+					t.Errorf("verify: %v %v", problems, err)
+				}
+				if i := r.Info(); i.Host != "here" || !i.Made || len(i.Subscriptions) != 2 {
+					t.Errorf("segment block reads as %+v", i)
+				}
+				if !slices.Equal(r.Interfaces(), interfaces) {
+					t.Errorf("interfaces read as %+v", r.Interfaces())
+				}
+			})
+		}
+	}
+}
+
+func TestIndexAgreesWithScan(t *testing.T) {
+	for _, c := range compressions {
+		ds := feed(3, 3000)
+		path := write(t, c, ds, true)
+		sealed := open(t, path)
+		whole, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		n := sealed.Footer().IndexOffset
+		open1, err := NewReader(bytes.NewReader(whole[:n]), n, "x", ReadOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if open1.Sealed() {
+			t.Fatal("a file without footer counts as sealed")
+		}
+		a, err := sealed.Index()
+		if err != nil {
+			t.Fatal(err)
+		}
+		b, err := open1.Index()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !slices.Equal(a.Streams, b.Streams) || len(a.Streams) != 3 {
+			t.Errorf("%s: streams %v, by scan %v", c, a.Streams, b.Streams)
+		}
+		if len(a.Chunks) < 10 || !slices.Equal(a.Chunks, b.Chunks) {
+			t.Errorf("%s: %d chunks in the index, %d by scan, or they differ", c, len(a.Chunks), len(b.Chunks))
+		}
+	}
+}
+
+func TestSeek(t *testing.T) {
+	for _, c := range compressions {
+		for _, seal := range []bool{true, false} {
+			ds := feed(4, 3000)
+			r := open(t, write(t, c, ds, seal))
+			for _, at := range []int{0, 1, 1500, 2999} {
+				if err := r.SeekTime(ds[at].Time); err != nil {
+					t.Fatal(err)
+				}
+				got, _ := readAll(t, r)
+				skip := len(ds) - len(got)
+				if skip > at || at-skip > 600 {
+					t.Errorf("%s: seek to datagram %d begins at %d", c, at, skip)
+				}
+				compare(t, got, ds[skip:])
+			}
+			if err := r.SeekTime(ds[2999].Time + 1); err != nil {
+				t.Fatal(err)
+			}
+			if got, _ := readAll(t, r); len(got) != 0 {
+				t.Errorf("%s: %d datagrams behind the end", c, len(got))
+			}
+		}
+	}
+}
+
+func TestAddedInterface(t *testing.T) {
+	for _, seal := range []bool{true, false} {
+		path := filepath.Join(t.TempDir(), "x.pcapng.zst")
+		w, err := Create(path, options(format.Zstd))
+		if err != nil {
+			t.Fatal(err)
+		}
+		ds := feed(9, 400)
+		w.WriteBatch(&format.Batch{Datagrams: ds[:200]})
+		n, err := w.AddInterface(format.Interface{Name: "late0", LinkType: format.LinkTypeEthernet})
+		if err != nil || n != 3 {
+			t.Fatal(n, err)
+		}
+		for i := 200; i < 400; i++ {
+			ds[i].Interface = n
+		}
+		w.WriteBatch(&format.Batch{Datagrams: ds[200:]})
+		if seal {
+			err = w.Close()
+		} else {
+			err = w.Flush()
+			w.f.Close()
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		r := open(t, path)
+		if err := r.SeekTime(ds[399].Time); err != nil {
+			t.Fatal(err)
+		}
+		if got, damage := readAll(t, r); len(got) == 0 || len(damage) > 0 {
+			t.Fatalf("%d datagrams, damage %v", len(got), damage)
+		}
+		if i := r.Interfaces(); len(i) != 4 || i[3].Name != "late0" {
+			t.Errorf("interfaces %+v", i)
+		}
+		if _, problems, _ := r.Verify(); seal && len(problems) > 0 {
+			t.Error(problems)
+		}
+	}
+}
+
+// TestCutAnywhere cuts a file at every byte: what is whole before the cut is read,
+// nothing else is, and nothing panics.
+func TestCutAnywhere(t *testing.T) {
+	for _, c := range compressions {
+		ds := feed(5, 60)
+		o := options(c)
+		o.ChunkSize = 4 << 10
+		path := filepath.Join(t.TempDir(), "x")
+		w, err := Create(path, o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := w.WriteBatch(&format.Batch{Datagrams: ds}); err != nil {
+			t.Fatal(err)
+		}
+		if err := w.Close(); err != nil {
+			t.Fatal(err)
+		}
+		whole, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		full, err := NewReader(bytes.NewReader(whole), int64(len(whole)), "x", ReadOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		x, _ := full.Index()
+		if len(x.Chunks) < 4 {
+			t.Fatalf("only %d chunks", len(x.Chunks))
+		}
+		for n := range whole {
+			r, err := NewReader(bytes.NewReader(whole[:n]), int64(n), "x", ReadOptions{})
+			if int64(n) < full.start {
+				if !errors.Is(err, format.ErrFormat) {
+					t.Fatalf("%s: cut at %d within the first frame: %v", c, n, err)
+				}
+				continue
+			}
+			if err != nil {
+				t.Fatalf("%s: cut at %d: %v", c, n, err)
+			}
+			want, boundary := 0, int64(n) == full.start
+			for _, k := range x.Chunks {
+				end := k.Offset + int64(k.Size)
+				if end <= int64(n) {
+					want += int(k.Packets)
+				}
+				boundary = boundary || end == int64(n)
+			}
+			got, damage := readAll(t, r)
+			compare(t, got, ds[:want])
+			if f := full.footer; int64(n) == f.IndexOffset+int64(f.IndexSize) {
+				boundary = true
+			}
+			if boundary != (len(damage) == 0) {
+				t.Fatalf("%s: cut at %d, at a boundary %v: damage %v", c, n, boundary, damage)
+			}
+			if r.Sealed() {
+				t.Fatalf("%s: cut at %d counts as sealed", c, n)
+			}
+		}
+	}
+}
+
+// TestBitFlips flips single bits anywhere: no wrong datagram comes out, at most the
+// chunk that was hit is lost, and what follows is read.
+func TestBitFlips(t *testing.T) {
+	const flips = 1000
+	for _, c := range compressions {
+		ds := feed(6, 600)
+		whole, err := os.ReadFile(write(t, c, ds, true))
+		if err != nil {
+			t.Fatal(err)
+		}
+		full, err := NewReader(bytes.NewReader(whole), int64(len(whole)), "x", ReadOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		x, _ := full.Index()
+		rnd := rand.New(rand.NewPCG(1, uint64(c)))
+		for range flips {
+			at := full.start + rnd.Int64N(int64(len(whole))-full.start)
+			bit := byte(1) << rnd.IntN(8)
+			whole[at] ^= bit
+			want := slices.Clone(ds)
+			first := 0
+			for _, k := range x.Chunks {
+				if at >= k.Offset && at < k.Offset+int64(k.Size) {
+					want = slices.Delete(want, first, first+int(k.Packets))
+					break
+				}
+				first += int(k.Packets)
+			}
+			r, err := NewReader(bytes.NewReader(whole), int64(len(whole)), "x", ReadOptions{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			got, _ := readAll(t, r)
+			if len(got) == len(ds) {
+				want = ds // a bit that no checksum needs, such as gzip's header
+			}
+			compare(t, got, want)
+			whole[at] ^= bit
+		}
+	}
+}
+
+func TestForeignAndMovedChunks(t *testing.T) {
+	ds := feed(8, 600)
+	path := write(t, format.Zstd, ds, true)
+	whole, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	x, err := open(t, path).Index()
+	if err != nil {
+		t.Fatal(err)
+	}
+	frame := func(i int) []byte { return whole[x.Chunks[i].Offset:][:x.Chunks[i].Size] }
+	head := whole[:x.Chunks[0].Offset]
+	all := func(chunks ...[]byte) []byte { return append(slices.Clone(head), bytes.Join(chunks, nil)...) }
+	otherPath := write(t, format.Zstd, ds, true)
+	other, err := os.ReadFile(otherPath)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ox, err := open(t, otherPath).Index()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, tc := range []struct {
+		name   string
+		file   []byte
+		chunks []int // that are read
+		reason string
+	}{
+		{"missing", all(frame(0), frame(2)), []int{0, 2}, "1 chunk(s) missing before chunk 2"},
+		{"doubled", all(frame(0), frame(0), frame(1)), []int{0, 1}, "stands here again"},
+		{"swapped", all(frame(1), frame(0), frame(2)), []int{1, 2}, "missing before chunk 1"},
+		{"of another recording", all(frame(0), other[ox.Chunks[1].Offset:][:ox.Chunks[1].Size], frame(1)), []int{0, 1}, "another segment"},
+		{"garbage", all(frame(0), bytes.Repeat([]byte("garbage!"), 64), frame(1)), []int{0, 1}, "zstd"},
+		{"zeros", all(frame(0), make([]byte, 4096), frame(1)), []int{0, 1}, "zstd"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			r, err := NewReader(bytes.NewReader(tc.file), int64(len(tc.file)), "x", ReadOptions{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			var want []format.Datagram
+			for _, i := range tc.chunks {
+				first := 0
+				for _, k := range x.Chunks[:i] {
+					first += int(k.Packets)
+				}
+				want = append(want, ds[first:first+int(x.Chunks[i].Packets)]...)
+			}
+			got, damage := readAll(t, r)
+			compare(t, got, want)
+			if len(damage) == 0 || !strings.Contains(damage[0].Reason, tc.reason) {
+				t.Errorf("damage %v, want %q", damage, tc.reason)
+			}
+		})
+	}
+}
+
+func TestTwoRecordingsInOneFile(t *testing.T) {
+	for _, c := range compressions {
+		a, b := feed(1, 300), feed(2, 300)
+		first, err := os.ReadFile(write(t, c, a, true))
+		if err != nil {
+			t.Fatal(err)
+		}
+		second, err := os.ReadFile(write(t, c, b, true))
+		if err != nil {
+			t.Fatal(err)
+		}
+		both := append(first, second...)
+		r, err := NewReader(bytes.NewReader(both), int64(len(both)), "x", ReadOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, damage := readAll(t, r)
+		if len(damage) > 0 {
+			t.Fatal(damage[0])
+		}
+		for i := range b {
+			b[i].Interface += uint16(len(interfaces))
+		}
+		compare(t, got, append(a, b...))
+	}
+}
+
+func TestLyingFooterAndIndex(t *testing.T) {
+	ds := feed(11, 300)
+	path := write(t, format.None, ds, true)
+	whole, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	good := open(t, path)
+	x, f := *good.index, *good.footer
+	for name, lie := range map[string]func(x *format.Index, f *format.Footer){
+		"more datagrams":    func(_ *format.Index, f *format.Footer) { f.Datagrams++ },
+		"offset outside":    func(_ *format.Index, f *format.Footer) { f.IndexOffset = 1 << 60 },
+		"offset overflows":  func(_ *format.Index, f *format.Footer) { f.IndexOffset = 1<<63 - 1 },
+		"chunk count":       func(_ *format.Index, f *format.Footer) { f.Chunks++ },
+		"chunk elsewhere":   func(x *format.Index, _ *format.Footer) { x.Chunks[0].Offset += 4 },
+		"stream count":      func(x *format.Index, _ *format.Footer) { x.Streams[0].Datagrams++ },
+		"chunk's times":     func(x *format.Index, _ *format.Footer) { x.Chunks[0].First-- },
+		"another recording": func(_ *format.Index, f *format.Footer) { f.Recording[0]++ },
+	} {
+		t.Run(name, func(t *testing.T) {
+			lx, lf := x, f
+			lx.Chunks, lx.Streams = slices.Clone(x.Chunks), slices.Clone(x.Streams)
+			lie(&lx, &lf)
+			file := format.AppendIndex(slices.Clone(whole[:f.IndexOffset]), &lx)
+			file = format.AppendFooter(file, &lf)
+			r, err := NewReader(bytes.NewReader(file), int64(len(file)), "x", ReadOptions{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			got, damage := readAll(t, r)
+			if len(damage) > 0 {
+				t.Error(damage[0])
+			}
+			compare(t, got, ds)
+			if _, problems, err := r.Verify(); err != nil || len(problems) == 0 {
+				t.Errorf("verify saw nothing: %v", err)
+			}
+		})
+	}
+}
+
+func TestNewerVersion(t *testing.T) {
+	path := write(t, format.None, feed(1, 100), true)
+	whole, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	newer := func(mark uint32) (*Reader, error) {
+		file := slices.Clone(whole)
+		at := bytes.Index(file, binary.LittleEndian.AppendUint32(nil, mark))
+		file[at+16]++
+		return NewReader(bytes.NewReader(file), int64(len(file)), "x", ReadOptions{})
+	}
+	if _, err := newer(format.BlockSegment); !errors.Is(err, format.ErrVersion) {
+		t.Errorf("newer segment block: %v", err)
+	}
+	r, err := newer(format.BlockChunk)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, damage := readAll(t, r); len(damage) != 1 || !strings.Contains(damage[0].Reason, "newer version") {
+		t.Errorf("newer chunk in a file of version 1: %v", damage)
+	}
+}
+
+func TestCreateRefuses(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "x.pcapng")
+	w, err := Create(path, Options{Compression: format.None})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Create(path, Options{}); !errors.Is(err, os.ErrExist) {
+		t.Errorf("existing file: %v", err)
+	}
+	if _, err := Create(path, Options{Overwrite: true}); !errors.Is(err, ErrLocked) {
+		t.Errorf("file that is being written: %v", err)
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Close(); err != nil {
+		t.Errorf("second close: %v", err)
+	}
+	if err := w.WriteBatch(&format.Batch{}); err == nil {
+		t.Error("a closed segment takes datagrams")
+	}
+	w, err = Create(path, Options{Overwrite: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.Close()
+	st, err := os.Stat(path)
+	if err != nil || st.Mode().Perm() != 0o640 {
+		t.Errorf("mode %v, %v", st.Mode(), err)
+	}
+	if err := os.Symlink(path, filepath.Join(dir, "link")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Create(filepath.Join(dir, "link"), Options{Overwrite: true}); err == nil {
+		t.Error("a symbolic link was followed")
+	}
+	if _, err := Create(filepath.Join(dir, "no", "x"), Options{}); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("missing folder: %v", err)
+	}
+	w, err = Create(filepath.Join(dir, "y"), Options{Interfaces: interfaces})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Close()
+	if err := w.WriteBatch(&format.Batch{Datagrams: []format.Datagram{{Interface: 3, Frame: []byte{1}}}}); err == nil {
+		t.Error("a datagram of an interface that is not described was taken")
+	}
+}
+
+// TestOtherTools reads our files with the tools that people have.
+func TestOtherTools(t *testing.T) {
+	ds := feed(12, 2000)
+	want := sha256.New()
+	for _, d := range ds {
+		fmt.Fprintf(want, "%x\n", d.Payload)
+	}
+	for _, c := range compressions {
+		path := write(t, c, ds, true)
+		for _, tool := range []struct {
+			name string
+			cmd  string // prints a line of hex payload per datagram
+		}{
+			{"tshark", unpack(c) + " " + path + " | tshark -r - -T fields -e udp.payload"},
+			{"tcpdump", unpack(c) + " " + path + " | tcpdump -n -r - 2>/dev/null | sed 's/.*//'"},
+		} {
+			t.Run(fmt.Sprintf("%s/%s", c, tool.name), func(t *testing.T) {
+				if _, err := exec.LookPath(tool.name); err != nil {
+					t.Skipf("%s is not installed", tool.name)
+				}
+				out, err := exec.Command("sh", "-c", tool.cmd).Output()
+				if err != nil {
+					t.Fatal(err)
+				}
+				if n := bytes.Count(out, []byte("\n")); n != len(ds) {
+					t.Fatalf("%s reads %d packets of %d", tool.name, n, len(ds))
+				}
+				if tool.name == "tshark" {
+					got := sha256.Sum256(out)
+					if !bytes.Equal(got[:], want.Sum(nil)) {
+						t.Error("tshark reads other payloads")
+					}
+				}
+			})
+		}
+		t.Run(c.String()+"/test", func(t *testing.T) {
+			if c == format.None {
+				t.Skip("nothing to test in bare pcapng")
+			}
+			tool := map[format.Compression]string{format.Zstd: "zstd", format.Gzip: "gzip"}[c]
+			if _, err := exec.LookPath(tool); err != nil {
+				t.Skipf("%s is not installed", tool)
+			}
+			if out, err := exec.Command(tool, "-t", path).CombinedOutput(); err != nil {
+				t.Errorf("%s -t: %v\n%s", tool, err, out)
+			}
+		})
+	}
+}
+
+func unpack(c format.Compression) string {
+	return map[format.Compression]string{format.Zstd: "zstd -dc", format.Gzip: "gzip -dc", format.None: "cat"}[c]
+}
+
+func TestStoredUnderPressure(t *testing.T) {
+	for _, c := range compressions {
+		ds := feed(13, 1000)
+		o := options(c)
+		n := 0
+		o.Store = func() bool { n++; return n%2 == 0 }
+		path := filepath.Join(t.TempDir(), "x"+c.Extension())
+		w, err := Create(path, o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := w.WriteBatch(&format.Batch{Datagrams: ds}); err != nil {
+			t.Fatal(err)
+		}
+		if err := w.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if n < 10 || (c != format.None) != (w.Stored() > 5) {
+			t.Errorf("%s: asked %d times, stored %d chunks", c, n, w.Stored())
+		}
+		got, damage := readAll(t, open(t, path))
+		if len(damage) > 0 {
+			t.Fatal(damage[0])
+		}
+		compare(t, got, ds)
+	}
+}
+
+func TestWriteDoesNotAllocate(t *testing.T) {
+	w, err := Create(filepath.Join(t.TempDir(), "x"), options(format.None))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Close()
+	b := &format.Batch{Datagrams: feed(14, 64)}
+	for range 50 {
+		w.WriteBatch(b)
+	}
+	w.index.Chunks = slices.Grow(w.index.Chunks, 10000)
+	if n := testing.AllocsPerRun(200, func() {
+		if err := w.WriteBatch(b); err != nil {
+			t.Fatal(err)
+		}
+	}); n > 0 {
+		t.Errorf("%.1f allocations per batch", n)
+	}
+}
+
+func TestReadDoesNotAllocate(t *testing.T) {
+	for _, c := range compressions {
+		r := open(t, write(t, c, feed(15, 20000), true))
+		var b format.Batch
+		for range 20 {
+			if err := r.ReadBatch(&b); err != nil {
+				t.Fatal(err)
+			}
+		}
+		n := testing.AllocsPerRun(50, func() {
+			if err := r.ReadBatch(&b); err != nil {
+				t.Fatal(err)
+			}
+		})
+		// A chunk holds tens of datagrams here; what is left is per chunk.
+		if n > 12 {
+			t.Errorf("%s: %.1f allocations per chunk of %d datagrams", c, n, len(b.Datagrams))
+		}
+	}
+}
+
+func BenchmarkWrite(b *testing.B) {
+	for _, c := range compressions {
+		for _, size := range []int{64, 200, 1400} {
+			b.Run(fmt.Sprintf("%s/%d", c, size), func(b *testing.B) {
+				w, err := Create(filepath.Join(b.TempDir(), "x"), Options{Compression: c, Interfaces: interfaces})
+				if err != nil {
+					b.Fatal(err)
+				}
+				batch := &format.Batch{Datagrams: feed(16, 512)}
+				for i := range batch.Datagrams {
+					d := &batch.Datagrams[i]
+					d.Payload = bytes.Repeat(append(d.Payload, byte(i)), size)[:size]
+				}
+				b.SetBytes(int64(size))
+				b.ReportAllocs()
+				b.ResetTimer()
+				for n := 0; n < b.N; n += len(batch.Datagrams) {
+					if w.Size() > 1<<30 {
+						b.StopTimer()
+						w.Close()
+						w, _ = Create(filepath.Join(b.TempDir(), "y"), Options{Compression: c, Interfaces: interfaces, Overwrite: true})
+						b.StartTimer()
+					}
+					if err := w.WriteBatch(batch); err != nil {
+						b.Fatal(err)
+					}
+				}
+				b.StopTimer()
+				w.Close()
+			})
+		}
+	}
+}
+
+func BenchmarkRead(b *testing.B) {
+	for _, c := range compressions {
+		b.Run(c.String(), func(b *testing.B) {
+			ds := feed(17, 50000)
+			r, err := Open(write(b, c, ds, true), ReadOptions{})
+			if err != nil {
+				b.Fatal(err)
+			}
+			defer r.Close()
+			bytes := 0
+			for _, d := range ds {
+				bytes += len(d.Payload)
+			}
+			b.SetBytes(int64(bytes / len(ds)))
+			b.ReportAllocs()
+			var batch format.Batch
+			b.ResetTimer()
+			for n := 0; n < b.N; n += len(batch.Datagrams) {
+				if err := r.ReadBatch(&batch); err == io.EOF {
+					r.offset, r.next = r.start, 0
+				} else if err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}
+
+// TestGzipStatedSize: the size in a member's extra field is outside of gzip's own
+// checksum. A wrong one cost the next member too.
+func TestGzipStatedSize(t *testing.T) {
+	ds := feed(6, 600)
+	path := write(t, format.Gzip, ds, true)
+	whole, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	x, err := open(t, path).Index()
+	if err != nil {
+		t.Fatal(err)
+	}
+	whole[x.Chunks[0].Offset+16] ^= 32
+	r, err := NewReader(bytes.NewReader(whole), int64(len(whole)), "x", ReadOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, damage := readAll(t, r)
+	compare(t, got, ds[x.Chunks[0].Packets:])
+	if len(damage) != 1 {
+		t.Errorf("damage %v", damage)
+	}
+}

@@ -1,0 +1,49 @@
+package segment
+
+import "io"
+
+// window reads a file through one buffer that moves forward, so that frames can be
+// taken from it in place.
+type window struct {
+	f    io.ReaderAt
+	size int64
+	buf  []byte
+	off  int64 // of buf in the file
+}
+
+const windowStep = 1 << 20
+
+// peek is at least n bytes from off on, fewer where the file ends. They are valid
+// until the next peek.
+func (w *window) peek(off int64, n int) ([]byte, error) {
+	n = int(min(int64(n), w.size-off))
+	if n <= 0 {
+		return nil, nil
+	}
+	if have := w.off + int64(len(w.buf)) - off; off >= w.off && have >= int64(n) {
+		return w.buf[off-w.off:], nil
+	}
+	keep := 0
+	if off >= w.off && off < w.off+int64(len(w.buf)) {
+		keep = copy(w.buf, w.buf[off-w.off:])
+	}
+	want := int(min(int64(max(n, windowStep)), w.size-off))
+	if cap(w.buf) < want {
+		grown := make([]byte, want)
+		copy(grown, w.buf[:keep])
+		w.buf = grown
+	}
+	w.buf, w.off = w.buf[:want], off
+	m, err := w.f.ReadAt(w.buf[keep:], off+int64(keep))
+	w.buf = w.buf[:keep+m]
+	if keep+m >= n {
+		return w.buf, nil
+	}
+	if err == nil || err == io.EOF {
+		// The file became shorter while it was read.
+		w.size = off + int64(keep+m)
+		return w.buf, nil
+	}
+	w.buf = w.buf[:0]
+	return nil, err
+}

@@ -1,0 +1,156 @@
+package format
+
+import (
+	"math"
+	"net/netip"
+)
+
+// MaxStreams bounds a Tally's table of streams, and with it the memory that a
+// capture with made-up addresses can cost (about 10 MB).
+const MaxStreams = 1 << 16
+
+// Stream is what is known of one source sending to one group and port on one
+// interface.
+type Stream struct {
+	Src, Dst  netip.AddrPort
+	Interface uint16
+	// Datagrams and Bytes (of payload kept).
+	Datagrams, Bytes uint64
+	// First and Last are the earliest and latest times, ns since the Unix epoch.
+	First, Last int64
+}
+
+type streamKey struct {
+	src, dst netip.AddrPort
+	ifc      uint16
+}
+
+// Tally counts datagrams in total and by stream. The zero value is ready.
+type Tally struct {
+	Packets   uint64 // UDP or not
+	Datagrams uint64 // UDP
+	NotUDP    uint64
+	Truncated uint64 // datagrams of which a part is missing
+	Bytes     uint64 // UDP payload kept
+	// Dropped counts datagrams reported lost: per interface the larger of the sum
+	// of Datagram.Drops and of InterfaceStats.Dropped.
+	Dropped uint64
+	// First and Last are the earliest and latest packet times, meaningful where
+	// Packets > 0.
+	First, Last int64
+	// StreamsCut says that datagrams came from more than MaxStreams streams and
+	// those past it are only in the totals.
+	StreamsCut bool
+
+	streams []*Stream
+	byKey   map[streamKey]*Stream
+	// last is, per interface, the stream of its latest datagram: most interfaces
+	// are subscriptions with one source, so that the map is hardly ever asked.
+	last []*Stream
+	loss []lossCount
+}
+
+// lossCount reconciles the two ways in which an interface's losses are told.
+type lossCount struct{ byDatagram, byStats, counted uint64 }
+
+// Add counts a batch. In steady state it allocates nothing.
+func (t *Tally) Add(b *Batch) {
+	for i := range b.Datagrams {
+		t.add(&b.Datagrams[i])
+	}
+	for i := range b.Stats {
+		s := &b.Stats[i]
+		l := t.lossOf(s.Interface)
+		l.byStats = max(l.byStats, s.Dropped)
+		t.reconcile(l)
+	}
+}
+
+func (t *Tally) add(d *Datagram) {
+	if t.Packets == 0 {
+		t.First, t.Last = d.Time, d.Time
+	}
+	t.Packets++
+	t.First = min(t.First, d.Time)
+	t.Last = max(t.Last, d.Time)
+	if d.Drops != 0 {
+		l := t.lossOf(d.Interface)
+		l.byDatagram += d.Drops
+		t.reconcile(l)
+	}
+	if d.Flags&(FlagNotUDP|FlagTruncated) != 0 {
+		if d.Flags&FlagNotUDP != 0 {
+			t.NotUDP++
+			return
+		}
+		t.Truncated++
+	}
+	t.Datagrams++
+	t.Bytes += uint64(len(d.Payload))
+	if s := t.stream(d); s != nil {
+		s.Datagrams++
+		s.Bytes += uint64(len(d.Payload))
+		s.First = min(s.First, d.Time)
+		s.Last = max(s.Last, d.Time)
+	}
+}
+
+func (t *Tally) stream(d *Datagram) *Stream {
+	i := int(d.Interface)
+	if i < len(t.last) {
+		if s := t.last[i]; s != nil && s.Dst == d.Dst && s.Src == d.Src {
+			return s
+		}
+	} else {
+		t.last = append(t.last, make([]*Stream, i+1-len(t.last))...)
+	}
+	k := streamKey{d.Src, d.Dst, d.Interface}
+	s := t.byKey[k]
+	if s == nil {
+		if len(t.streams) >= MaxStreams {
+			t.StreamsCut = true
+			return nil
+		}
+		if t.byKey == nil {
+			t.byKey = make(map[streamKey]*Stream)
+		}
+		s = &Stream{Src: d.Src, Dst: d.Dst, Interface: d.Interface, First: d.Time, Last: d.Time}
+		t.byKey[k] = s
+		t.streams = append(t.streams, s)
+	}
+	t.last[i] = s
+	return s
+}
+
+func (t *Tally) lossOf(ifc uint16) *lossCount {
+	if n := int(ifc) + 1; n > len(t.loss) {
+		t.loss = append(t.loss, make([]lossCount, n-len(t.loss))...)
+	}
+	return &t.loss[ifc]
+}
+
+func (t *Tally) reconcile(l *lossCount) {
+	now := max(l.byDatagram, l.byStats)
+	t.Dropped += now - l.counted
+	l.counted = now
+}
+
+// Base says that an interface's running totals stood at dropped before the first
+// batch: a later segment of a recording goes on counting where the one before it
+// stopped.
+func (t *Tally) Base(ifc uint16, dropped uint64) {
+	*t.lossOf(ifc) = lossCount{byDatagram: dropped, byStats: dropped, counted: dropped}
+}
+
+// Streams are the streams in the order in which they appeared. The slice is the
+// caller's.
+func (t *Tally) Streams() []Stream {
+	out := make([]Stream, len(t.streams))
+	for i, s := range t.streams {
+		out[i] = *s
+	}
+	return out
+}
+
+// NotUDP32 is NotUDP as the footer stores it.
+func (t *Tally) NotUDP32() uint32 { return uint32(min(t.NotUDP, math.MaxUint32)) }
