@@ -13,6 +13,7 @@ import (
 	"sync/atomic"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -220,7 +221,31 @@ func Veth(t testing.TB) (tx, rx string) {
 			t.Fatalf("%s: up: %v", name, err)
 		}
 	}
+	waitUp(t, tx, rx)
 	return tx, rx
+}
+
+// waitUp waits until the interfaces carry datagrams. The first end has no carrier
+// before the other is up, and the kernel then makes its queue in its own time
+// (net/core/link_watch.c); until it has, everything sent is lost without an error.
+func waitUp(t testing.TB, names ...string) {
+	t.Helper()
+	deadline := time.Now().Add(10 * time.Second)
+	for _, name := range names {
+		for {
+			link, err := netlink.LinkByName(name)
+			if err != nil {
+				t.Fatalf("%s: %v", name, err)
+			}
+			if link.Attrs().OperState == netlink.OperUp {
+				break
+			}
+			if time.Now().After(deadline) {
+				t.Fatalf("%s is %v, and not up", name, link.Attrs().OperState)
+			}
+			time.Sleep(time.Millisecond)
+		}
+	}
 }
 
 func sysctl(t testing.TB, name, value string) {
