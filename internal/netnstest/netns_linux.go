@@ -3,13 +3,11 @@ package netnstest
 import (
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"os/signal"
 	"path/filepath"
 	"runtime"
-	"strings"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -17,6 +15,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"castdeck/internal/netns"
 )
 
 // outside is the environment variable by which the inner run knows itself. Its
@@ -32,22 +32,24 @@ var reason = "TestMain does not call netnstest.Main"
 func missing() string { return reason }
 
 // Main runs the tests in a fresh network namespace in which lo is up, carries
-// multicast, and is the route of 224.0.0.0/4 and ff00::/8. It does not return.
-func Main(m *testing.M) {
-	here, err := os.Readlink("/proc/self/ns/net")
+// multicast, and is the route of 224.0.0.0/4 and ff00::/8. It does not return. m is
+// a *testing.M, or what runs one.
+func Main(m interface{ Run() int }) {
+	here, err := netns.ID()
 	if err != nil {
 		reason = err.Error()
 		os.Exit(m.Run())
 	}
 	if left := os.Getenv(outside); left != "" && left != here {
-		if err := prepare(); err != nil {
+		if err := netns.Prepare(); err != nil {
 			fmt.Fprintf(os.Stderr, "netnstest: %v\n", err)
 			os.Exit(1)
 		}
 		reason = ""
 		os.Exit(m.Run())
 	}
-	cmd, err := start(here)
+	runtime.LockOSThread() // see netns.Start
+	cmd, err := netns.Start(os.Args[1:], outside+"="+here)
 	if err != nil {
 		reason = err.Error()
 		os.Exit(m.Run())
@@ -74,93 +76,6 @@ func Main(m *testing.M) {
 	syscall.Exit(code)
 }
 
-// start runs this test binary again in a new network namespace: with the rights
-// at hand, or with those of a new user namespace.
-func start(here string) (*exec.Cmd, error) {
-	self, err := os.Executable()
-	if err != nil {
-		return nil, err
-	}
-	// Pdeathsig is sent when the thread that forked ends, not the process.
-	runtime.LockOSThread()
-	var errs []error
-	for _, flags := range []uintptr{syscall.CLONE_NEWNET, syscall.CLONE_NEWNET | syscall.CLONE_NEWUSER} {
-		cmd := exec.Command(self, os.Args[1:]...)
-		cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
-		cmd.Env = append(os.Environ(), outside+"="+here)
-		cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: flags, Pdeathsig: syscall.SIGKILL}
-		if flags&syscall.CLONE_NEWUSER != 0 {
-			cmd.SysProcAttr.UidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getuid(), Size: 1}}
-			cmd.SysProcAttr.GidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getgid(), Size: 1}}
-		}
-		if err := cmd.Start(); err == nil {
-			return cmd, nil
-		} else if flags&syscall.CLONE_NEWUSER != 0 {
-			errs = append(errs, fmt.Errorf("as root of a user namespace: %w", err))
-		} else {
-			errs = append(errs, fmt.Errorf("as uid %d: %w", os.Getuid(), err))
-		}
-	}
-	return nil, errors.Join(errs...)
-}
-
-// prepare sets up lo. It may run again in the same namespace (fuzz workers).
-func prepare() error {
-	lo, err := netlink.LinkByName("lo")
-	if err != nil {
-		return fmt.Errorf("lo: %w", err)
-	}
-	if err := netlink.LinkSetMulticastOn(lo); err != nil {
-		return fmt.Errorf("lo: multicast on: %w", err)
-	}
-	if err := netlink.LinkSetUp(lo); err != nil {
-		return fmt.Errorf("lo: up: %w", err)
-	}
-	// A socket with lo as its multicast interface may send from the address of
-	// another one, which would be taken for forged where it arrives; see Veth.
-	for name, value := range map[string]string{"lo/accept_local": "1", "lo/rp_filter": "0", "all/rp_filter": "0"} {
-		if err := setSysctl("net/ipv4/conf/"+name, value); err != nil {
-			return err
-		}
-	}
-	for _, prefix := range []string{"224.0.0.0/4", "ff00::/8"} {
-		if prefix[0] == 'f' && !hasIPv6() {
-			continue
-		}
-		if err := addRoute(lo.Attrs().Index, prefix); err != nil {
-			return fmt.Errorf("route %s to lo: %w", prefix, err)
-		}
-	}
-	return nil
-}
-
-func hasIPv6() bool {
-	_, err := os.Stat("/proc/sys/net/ipv6")
-	return err == nil
-}
-
-func addRoute(index int, prefix string) error {
-	_, dst, err := net.ParseCIDR(prefix)
-	if err != nil {
-		return err
-	}
-	// Without a source of its own the route takes the address of another interface,
-	// and a connected socket sends multicast out of the interface that owns its
-	// source (ip_route_output_key_hash_rcu), whatever the routes say.
-	r := &netlink.Route{LinkIndex: index, Dst: dst, Scope: netlink.SCOPE_LINK, Src: net.IPv4(127, 0, 0, 1)}
-	if dst.IP.To4() == nil {
-		// Of type local: the kernel turns every other IPv6 route through a loopback
-		// interface into a reject route (fib6_is_reject in net/ipv6/route.c).
-		// It comes before the ff00::/8 with metric 256 that each other interface gets.
-		r.Table, r.Type, r.Scope, r.Src = unix.RT_TABLE_LOCAL, unix.RTN_LOCAL, netlink.SCOPE_UNIVERSE, nil
-		r.Priority = 1
-	}
-	if err := netlink.RouteAdd(r); err != nil && !errors.Is(err, unix.EEXIST) {
-		return err
-	}
-	return nil
-}
-
 var pairs atomic.Uint32
 
 // Veth makes a pair of connected interfaces, both up, that the test's cleanup
@@ -179,7 +94,7 @@ func Veth(t testing.TB) (tx, rx string) {
 		n = n%250 + 1
 	}
 	tx, rx = fmt.Sprintf("tx%d", n), fmt.Sprintf("rx%d", n)
-	if hasIPv6() {
+	if netns.HasIPv6() {
 		// Duplicate address detection would hold the addresses back for a second.
 		sysctl(t, "net/ipv6/conf/default/accept_dad", "0")
 	}
@@ -202,7 +117,7 @@ func Veth(t testing.TB) (tx, rx string) {
 			sysctl(t, filepath.Join("net/ipv4/conf", name, key), value)
 		}
 		addresses := []string{fmt.Sprintf("10.77.%d.%d/24", n, i+1)}
-		if hasIPv6() {
+		if netns.HasIPv6() {
 			addresses = append(addresses, fmt.Sprintf("fd77:%x::%d/64", n, i+1))
 		}
 		for _, a := range addresses {
@@ -250,19 +165,7 @@ func waitUp(t testing.TB, names ...string) {
 
 func sysctl(t testing.TB, name, value string) {
 	t.Helper()
-	if err := setSysctl(name, value); err != nil {
+	if err := netns.SetSysctl(name, value); err != nil {
 		t.Fatal(err)
 	}
-}
-
-func setSysctl(name, value string) error {
-	path := filepath.Join("/proc/sys", name)
-	old, err := os.ReadFile(path)
-	if err != nil {
-		return err
-	}
-	if strings.TrimSpace(string(old)) == value {
-		return nil // also where it may not be written
-	}
-	return os.WriteFile(path, []byte(value), 0)
 }

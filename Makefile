@@ -1,0 +1,49 @@
+# make test   everything that go test runs
+# make check  what CI runs: formatting, vet, staticcheck, other systems, race, benchmarks, fuzzing
+# make build  the command, ./castdeck
+
+GO        ?= go
+FUZZTIME  ?= 5s
+BENCHTIME ?= 1x
+
+STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
+
+.PHONY: build test check format vet lint cross race bench fuzz
+
+build:
+	$(GO) build -o castdeck ./cmd/castdeck
+
+test:
+	$(GO) test ./...
+
+check: format vet lint cross race bench fuzz
+
+format:
+	@out=$$(gofmt -l .); if [ -n "$$out" ]; then echo "gofmt -w these:"; echo "$$out"; exit 1; fi
+
+vet:
+	$(GO) vet ./...
+
+lint:
+	$(GO) run $(STATICCHECK) ./...
+
+# Reading, converting and checking works everywhere; recording says that it needs Linux.
+cross:
+	GOOS=darwin $(GO) build ./...
+	GOOS=windows $(GO) build ./...
+
+# -short leaves out what is slow with the detector and has nothing to race.
+race:
+	$(GO) test -race -short ./...
+
+# Every benchmark once: a benchmark that no longer runs is worse than none.
+bench:
+	$(GO) test -run '^$$' -bench . -benchtime $(BENCHTIME) ./...
+
+# Each fuzz target for a short time; the corpus seeds run in every go test.
+fuzz:
+	@set -e; for pkg in $$($(GO) list ./...); do \
+	  for f in $$($(GO) test -list '^Fuzz' $$pkg | grep '^Fuzz' || true); do \
+	    echo "fuzz $$pkg $$f"; $(GO) test -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZTIME) $$pkg; \
+	  done; \
+	done

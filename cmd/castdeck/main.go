@@ -1,0 +1,145 @@
+// Castdeck records UDP multicast without unseen loss, keeps it in capture files
+// that every packet tool opens, and plays it back with the original timing.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"castdeck/replayer"
+)
+
+// Exit codes, fixed: scripts rely on them.
+const (
+	exitOK     = 0
+	exitFailed = 1
+	exitUsage  = 2
+	exitLossy  = 3 // done, but data were lost, damaged or differ
+	exitGuard  = 4 // refused by a safety guard
+)
+
+// exitError carries an exit code. An error without text ends the program silently:
+// what there was to say has been said.
+type exitError struct {
+	code int
+	err  error
+}
+
+func (e *exitError) Error() string {
+	if e.err == nil {
+		return ""
+	}
+	return e.err.Error()
+}
+
+func (e *exitError) Unwrap() error { return e.err }
+
+func usagef(format string, args ...any) error {
+	return &exitError{exitUsage, fmt.Errorf(format, args...)}
+}
+
+// lossy ends a command that did its work on data that were not whole.
+var lossy = &exitError{code: exitLossy}
+
+func main() {
+	// The first signal asks for an orderly end; the context's stop, called in run,
+	// gives the second one its default effect.
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
+	context.AfterFunc(ctx, stop)
+	os.Exit(run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
+}
+
+// run is the whole program but for the process around it.
+func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
+	root := newRoot()
+	root.SetArgs(args)
+	root.SetIn(stdin)
+	root.SetOut(stdout)
+	root.SetErr(stderr)
+	cmd, err := root.ExecuteContextC(ctx)
+	if err == nil {
+		return exitOK
+	}
+	code := exitFailed
+	var ex *exitError
+	var guard *replayer.GuardError
+	switch {
+	case errors.As(err, &ex):
+		code = ex.code
+	case errors.As(err, &guard):
+		code = exitGuard
+	}
+	if msg := err.Error(); msg != "" {
+		fmt.Fprintf(stderr, "castdeck: %s\n", oneLine(msg))
+	}
+	if code == exitUsage {
+		fmt.Fprintf(stderr, "Try \"%s -h\".\n", cmd.CommandPath())
+	}
+	return code
+}
+
+func newRoot() *cobra.Command {
+	root := &cobra.Command{
+		Use:   "castdeck COMMAND [flags] ARGS",
+		Short: "Record and replay UDP multicast",
+		Long: `castdeck records UDP multicast without unseen loss, keeps it in capture files
+that every packet tool opens, and plays it back with the original timing.
+
+Data go to stdout, talk to stderr. Exit codes: 0 done, nothing lost; 1 failed;
+2 usage; 3 done, but data were lost, damaged or differ; 4 refused by a safety
+guard.`,
+		Example: `  castdeck demo
+  castdeck record 239.1.1.1:5000 -i eth0 -o feed.pcapng.zst
+  castdeck info feed.pcapng.zst
+  castdeck replay feed.pcapng.zst -i eth1 --map 239.1.1.1:5000=239.9.9.1:5000`,
+		SilenceErrors: true,
+		SilenceUsage:  true,
+		Args: func(_ *cobra.Command, args []string) error {
+			if len(args) > 0 {
+				return usagef("no command %q", args[0])
+			}
+			return nil
+		},
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			cmd.SetOut(cmd.ErrOrStderr())
+			_ = cmd.Help()
+			return &exitError{exitUsage, errors.New("name a command")}
+		},
+	}
+	root.CompletionOptions.HiddenDefaultCmd = true
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &exitError{exitUsage, err} })
+	root.AddCommand(recordCmd(), replayCmd(), infoCmd(), dumpCmd(), verifyCmd(), convertCmd(), demoCmd(), versionCmd())
+	return root
+}
+
+// argsN checks the number of arguments and says what they are.
+func argsN(least, most int, what string) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		switch {
+		case len(args) < least:
+			return usagef("%s: name %s", cmd.Name(), what)
+		case most >= 0 && len(args) > most:
+			return usagef("%s: too many arguments: %q; it takes %s", cmd.Name(), args[most], what)
+		}
+		return nil
+	}
+}
+
+// oneLine makes a message safe for a terminal: names from files and networks can
+// hold line ends and escape sequences.
+func oneLine(s string) string {
+	return strings.Map(func(r rune) rune {
+		if r < 0x20 || r >= 0x7F && r < 0xA0 {
+			return '?'
+		}
+		return r
+	}, strings.ReplaceAll(strings.TrimSpace(s), "\n", "; "))
+}

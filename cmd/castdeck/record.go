@@ -1,0 +1,291 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"runtime"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"castdeck/format"
+	"castdeck/format/segment"
+	"castdeck/internal/mcast"
+	"castdeck/recorder"
+)
+
+type recordFlags struct {
+	iface    string
+	output   string
+	compress string
+	duration durationValue
+	interval durationValue
+	flush    durationValue
+	count    uint64
+	buffer   sizeValue
+	queue    sizeValue
+	force    bool
+	json     bool
+
+	stdout, stderr io.Writer
+	terminal       bool
+}
+
+func recordCmd() *cobra.Command {
+	f := &recordFlags{
+		duration: durationValue{min: time.Millisecond, max: forever},
+		interval: durationValue{Duration: time.Second, min: 10 * time.Millisecond, max: time.Hour},
+		flush:    durationValue{Duration: time.Second, min: time.Millisecond, max: time.Hour},
+		buffer:   sizeValue{bytes: 64 << 20, min: 4 << 10, max: 1 << 30},
+		queue:    sizeValue{bytes: 256 << 20, min: 4 << 20, max: 1 << 40},
+	}
+	cmd := &cobra.Command{
+		Use:   "record GROUP... -i IFACE -o PATH",
+		Short: "Join multicast groups and record them",
+		Long: `Join multicast groups and record every datagram with the kernel's timestamp,
+until --duration or --count is reached or a signal (INT, TERM) asks for the end;
+what the kernel still holds then is recorded too, and the file is sealed.
+
+GROUP is [source@]group:port[%iface], an address or port range such as
+239.1.1.1-239.1.1.16:5000-5003, [ff3e::1]:5000%eth0, or udp:// and rtp:// URLs.
+
+What the kernel dropped because castdeck could not keep up is counted, in the
+file and in the summary; exit code 3 then. A recording that is cut off (kill -9,
+power) is readable up to its last whole chunk, without repair.`,
+		Example: `  castdeck record 239.1.1.1:5000 -i eth0 -o feed.pcapng.zst
+  castdeck record 239.1.1.1-239.1.1.16:5000 -i eth0 -o morning.pcapng.zst --duration 10m
+  castdeck record 10.0.0.1@232.1.1.1:5000 -i eth0 -o one.pcap --count 1000 --json`,
+		Args: argsN(1, -1, "one or more groups, such as 239.1.1.1:5000"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			f.stdout, f.stderr = cmd.OutOrStdout(), cmd.ErrOrStderr()
+			f.terminal = isTerminal(f.stderr)
+			return f.run(cmd.Context(), args)
+		},
+	}
+	fl := cmd.Flags()
+	fl.StringVarP(&f.iface, "interface", "i", "", "network interface to join on: name, index or own address")
+	fl.StringVarP(&f.output, "output", "o", "", "file to write: *.pcapng.zst, *.pcapng.gz, *.pcapng or *.pcap")
+	fl.StringVar(&f.compress, "compress", "", "`zstd|gzip|none`; default by the file's name")
+	fl.Var(&f.duration, "duration", "stop after this long, such as 10m")
+	fl.Uint64Var(&f.count, "count", 0, "stop after exactly `N` datagrams")
+	fl.Var(&f.buffer, "buffer", "receive buffer to ask the kernel for, per socket")
+	fl.Var(&f.queue, "queue", "memory between receiving and writing")
+	fl.Var(&f.flush, "flush-interval", "write what was received at least this often")
+	fl.Var(&f.interval, "interval", "how often to report statistics")
+	fl.BoolVar(&f.force, "force", false, "overwrite the output file")
+	fl.BoolVar(&f.json, "json", false, "print statistics and the summary as JSON lines")
+	return cmd
+}
+
+// subscriptions reads the GROUP arguments; each has an interface afterwards.
+func subscriptions(args []string, iface string) ([]recorder.Subscription, error) {
+	var subs []recorder.Subscription
+	seen := map[recorder.Subscription]bool{}
+	for _, a := range args {
+		groups, err := mcast.Parse(a)
+		if err != nil {
+			return nil, &exitError{exitUsage, err}
+		}
+		for _, g := range groups {
+			if g.Interface == "" {
+				g.Interface = iface
+			}
+			if g.Interface == "" {
+				return nil, usagef("%s: on which interface? add -i IFACE (have %s)", g, interfaceNames())
+			}
+			if s := recorder.Subscription(g); !seen[s] {
+				seen[s] = true
+				subs = append(subs, s)
+			}
+		}
+	}
+	return subs, nil
+}
+
+func interfaceNames() string {
+	list, _ := net.Interfaces()
+	var names []string
+	for _, i := range list {
+		names = append(names, i.Name)
+	}
+	return strings.Join(names, ", ")
+}
+
+func (f *recordFlags) run(ctx context.Context, args []string) error {
+	if f.output == "" {
+		return usagef("record: name the file to write with -o, such as -o feed.pcapng.zst")
+	}
+	subs, err := subscriptions(args, f.iface)
+	if err != nil {
+		return err
+	}
+	kind, err := kindOf(f.output, f.compress)
+	if err != nil {
+		return err
+	}
+	rec, err := recorder.Listen(subs, recorder.Options{
+		Buffer: int(f.buffer.bytes), Queue: f.queue.bytes, Count: f.count, FlushInterval: f.flush.Duration,
+	})
+	if err != nil {
+		return err
+	}
+	defer rec.Close()
+	out, err := createOutput(f.output, kind, segment.Options{
+		Interfaces: rec.Interfaces(), Overwrite: f.force, Info: segmentInfo(subs),
+		// Losing compression is better than losing datagrams.
+		Store: func() bool { return rec.Pressure() > 0.5 },
+	})
+	if err != nil {
+		return err
+	}
+	f.greet(rec, subs)
+	return f.record(ctx, rec, out)
+}
+
+// segmentInfo says where and how the recording was made.
+func segmentInfo(subs []recorder.Subscription) format.SegmentInfo {
+	host, _ := os.Hostname()
+	i := format.SegmentInfo{
+		Made: true, Host: host, Start: time.Now().UnixNano(),
+		Clock: "the kernel's software receive timestamps (SO_TIMESTAMPNS, CLOCK_REALTIME)",
+	}
+	for _, s := range subs {
+		i.Subscriptions = append(i.Subscriptions, mcast.Group(s).String())
+	}
+	return i
+}
+
+func (f *recordFlags) greet(rec *recorder.Recorder, subs []recorder.Subscription) {
+	if granted := rec.Stats().BufferBytes; int64(granted) < f.buffer.bytes {
+		fmt.Fprintf(f.stderr, "castdeck: receive buffer: asked for %s, the kernel granted %s; raise the sysctl net.core.rmem_max or give castdeck CAP_NET_ADMIN\n",
+			formatSize(f.buffer.bytes), formatSize(int64(granted)))
+	}
+	if f.terminal {
+		fmt.Fprintf(f.stderr, "recording %s to %s; stop with ctrl-C\n", plural(len(subs), "group"), oneLine(f.output))
+	}
+}
+
+func (f *recordFlags) record(ctx context.Context, rec *recorder.Recorder, out *output) error {
+	// The receiving thread must find a processor of the Go scheduler free when the
+	// kernel wakes it, also while compression and the collector keep others busy.
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(runtime.NumCPU() + 2))
+	if f.duration.Duration > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, f.duration.Duration)
+		defer cancel()
+	}
+	start := time.Now()
+	stop := f.report(rec, out.path, start)
+	err := rec.Run(ctx, out)
+	stop()
+	if cerr := out.Close(); err == nil {
+		err = cerr
+	}
+	s := rec.Stats()
+	if werr := f.summary(s, out, time.Since(start)); err == nil {
+		err = werr
+	}
+	if err == nil && s.Dropped.Kernel+s.Dropped.Writer+s.Dropped.Truncated > 0 {
+		return lossy
+	}
+	return err
+}
+
+// report prints statistics until the function that it returns is called.
+func (f *recordFlags) report(rec *recorder.Recorder, path string, start time.Time) (stop func()) {
+	if !f.json && !f.terminal {
+		return func() {}
+	}
+	var last recorder.Stats
+	return every(f.interval.Duration, func(now time.Time, since time.Duration) {
+		s := rec.Stats()
+		f.tick(s, last, path, now.Sub(start), since)
+		last = s
+	}, func() {
+		if f.terminal {
+			fmt.Fprint(f.stderr, "\r\x1b[K")
+		}
+	})
+}
+
+func (f *recordFlags) tick(s, last recorder.Stats, path string, elapsed, since time.Duration) {
+	if f.json {
+		_ = json.NewEncoder(f.stdout).Encode(toRecordJSON("stats", s, elapsed))
+	}
+	if f.terminal {
+		fileSize := int64(0)
+		if st, err := os.Stat(path); err == nil {
+			fileSize = st.Size()
+		}
+		fmt.Fprintf(f.stderr, "\r%s  %s  %s  %s datagrams  %s lost  file %s\x1b[K",
+			elapsed.Round(time.Second), rate(s.Datagrams-last.Datagrams, since), bitrate(s.Bytes-last.Bytes, since),
+			count(s.Datagrams), count(s.Dropped.Kernel+s.Dropped.Writer), size(fileSize))
+	}
+}
+
+// recordJSON has the fixed keys of record --json.
+type recordJSON struct {
+	Event           string         `json:"event"`
+	Datagrams       uint64         `json:"datagrams"`
+	Bytes           uint64         `json:"bytes"`
+	Dropped         recordDropJSON `json:"dropped"`
+	Segments        []segmentJSON  `json:"segments,omitempty"`
+	DurationSeconds float64        `json:"duration_seconds"`
+	BufferBytes     int            `json:"buffer_bytes"`
+	QueueBytes      int64          `json:"queue_bytes"`
+}
+
+type recordDropJSON struct {
+	Kernel    uint64 `json:"kernel"`
+	Writer    uint64 `json:"writer"`
+	Truncated uint64 `json:"truncated"`
+}
+
+type segmentJSON struct {
+	Path      string `json:"path"`
+	Datagrams uint64 `json:"datagrams"`
+	Bytes     uint64 `json:"bytes"`
+	FileBytes int64  `json:"file_bytes"`
+}
+
+func toRecordJSON(event string, s recorder.Stats, elapsed time.Duration) recordJSON {
+	return recordJSON{
+		Event: event, Datagrams: s.Datagrams, Bytes: s.Bytes,
+		Dropped:         recordDropJSON{s.Dropped.Kernel, s.Dropped.Writer, s.Dropped.Truncated},
+		DurationSeconds: elapsed.Seconds(), BufferBytes: s.BufferBytes, QueueBytes: s.QueueBytes,
+	}
+}
+
+func (f *recordFlags) summary(s recorder.Stats, out *output, elapsed time.Duration) error {
+	t := out.tally()
+	if f.json {
+		j := toRecordJSON("summary", s, elapsed)
+		j.Segments = []segmentJSON{{out.path, t.Datagrams, t.Bytes, out.size()}}
+		return json.NewEncoder(f.stdout).Encode(j)
+	}
+	lost := "0 lost"
+	if d := s.Dropped; d.Kernel+d.Writer+d.Truncated > 0 {
+		var parts []string
+		for _, p := range []struct {
+			n    uint64
+			what string
+		}{
+			{d.Kernel, "dropped by the kernel because its receive buffer was full (see --buffer)"},
+			{d.Writer, "received and not written"},
+			{d.Truncated, "cut short"},
+		} {
+			if p.n > 0 {
+				parts = append(parts, count(p.n)+" "+p.what)
+			}
+		}
+		lost = "LOST: " + strings.Join(parts, ", ")
+	}
+	_, err := fmt.Fprintf(f.stderr, "castdeck: %s: %s, %s payload, %s on disk, %.1f s, %s\n",
+		oneLine(out.path), plural(t.Datagrams, "datagram"), size(t.Bytes), size(out.size()), elapsed.Seconds(), lost)
+	return err
+}

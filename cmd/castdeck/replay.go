@@ -1,0 +1,371 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"strconv"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"castdeck/replayer"
+)
+
+type replayFlags struct {
+	o        replayer.Options
+	pps      rateValue
+	bitrate  rateValue
+	speed    speedValue
+	maxGap   durationValue
+	interval durationValue
+	mappings []string
+	dryRun   bool
+	json     bool
+
+	stdout, stderr io.Writer
+	terminal       bool
+}
+
+func replayCmd() *cobra.Command {
+	f := &replayFlags{
+		pps:      rateValue{units: ppsUnits, example: "50kpps", max: 1e9},
+		bitrate:  rateValue{units: bitUnits, example: "1Gbit", max: 1e12},
+		maxGap:   durationValue{min: time.Microsecond, max: forever},
+		interval: durationValue{Duration: time.Second, min: 10 * time.Millisecond, max: time.Hour},
+	}
+	cmd := &cobra.Command{
+		Use:   "replay PATH -i IFACE",
+		Short: "Send a recording again, with its timing",
+		Long: `Send the datagrams of a capture of any kind again: at the recorded times, faster,
+slower, at a constant rate, or as fast as the interface takes them. Each keeps its
+payload, group, port and source port; --map changes where they go.
+
+Nothing leaves but through IFACE. TTL is 1 and members on this host hear nothing
+unless --ttl and --loopback say otherwise. Routing, time and discovery groups
+(224.0.0.0/24, 224.0.1.0/24 and the like), broadcast and unicast destinations are
+refused before the first datagram (exit code 4) unless --allow names them.
+
+The summary says how late datagrams left. Exit code 3 where some could not be
+sent, were not recorded whole, or could not be read.`,
+		Example: `  castdeck replay feed.pcapng.zst -i eth1 --dry-run
+  castdeck replay feed.pcapng.zst -i eth1 --speed 2 --map 239.1.0.0/16=239.9.0.0/16
+  castdeck replay morning.pcap -i lo --loopback --speed max --only 239.1.1.1:5000`,
+		Args: argsN(1, 1, "one capture file"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			f.stdout, f.stderr = cmd.OutOrStdout(), cmd.ErrOrStderr()
+			f.terminal = isTerminal(f.stderr)
+			return f.run(cmd.Context(), args[0])
+		},
+	}
+	fl := cmd.Flags()
+	fl.StringVarP(&f.o.Interface, "interface", "i", "", "network interface to send out of: name, index or own address")
+	fl.Var(&f.speed, "speed", "factor of the recorded rate, 0.01 to 1000, or max")
+	fl.Var(&f.pps, "pps", "send at a constant rate, such as 50kpps")
+	fl.Var(&f.bitrate, "bitrate", "send at a constant rate of payload, such as 1Gbit")
+	fl.Var(&f.maxGap, "max-gap", "shorten pauses of the recording to this")
+	fl.StringArrayVar(&f.mappings, "map", nil, "send to other destinations: `OLD=NEW` (repeatable; first match)")
+	fl.StringArrayVar(&f.o.Only, "only", nil, "send only datagrams recorded for this `GROUP` (repeatable)")
+	fl.StringArrayVar(&f.o.Allow, "allow", nil, "let datagrams go to this `DESTINATION` although a guard is against it (repeatable)")
+	fl.IntVar(&f.o.TTL, "ttl", 1, "time to live, 1 to 255; 1 does not pass a router")
+	fl.BoolVar(&f.o.Loopback, "loopback", false, "members on this host hear it too")
+	fl.BoolVar(&f.dryRun, "dry-run", false, "list every destination with counts, send nothing")
+	fl.Var(&f.interval, "interval", "how often to report progress")
+	fl.BoolVar(&f.json, "json", false, "print the summary as a JSON line")
+	return cmd
+}
+
+// speedValue is --speed: a factor, or max.
+type speedValue struct {
+	factor float64
+	max    bool
+}
+
+func (v *speedValue) Set(s string) error {
+	if s == "max" {
+		*v = speedValue{max: true}
+		return nil
+	}
+	x, err := strconv.ParseFloat(strings.TrimSuffix(s, "x"), 64)
+	if err != nil || math.IsNaN(x) || x < 0.01 || x > 1000 {
+		return fmt.Errorf("%q: write a factor from 0.01 to 1000, such as 2 for twice the recorded rate, or max", s)
+	}
+	*v = speedValue{factor: x}
+	return nil
+}
+
+func (v *speedValue) String() string {
+	switch {
+	case v.max:
+		return "max"
+	case v.factor == 0:
+		return "1"
+	}
+	return strconv.FormatFloat(v.factor, 'g', -1, 64)
+}
+func (*speedValue) Type() string { return "X|max" }
+
+// rateValue is a number per second with a required unit.
+type rateValue struct {
+	value   float64
+	text    string
+	units   map[string]float64
+	example string
+	max     float64
+}
+
+var (
+	ppsUnits = map[string]float64{"pps": 1, "kpps": 1e3, "Mpps": 1e6}
+	bitUnits = map[string]float64{"bit": 1, "kbit": 1e3, "Mbit": 1e6, "Gbit": 1e9}
+)
+
+func (v *rateValue) Set(s string) error {
+	i := strings.IndexFunc(s, func(r rune) bool { return (r < '0' || r > '9') && r != '.' })
+	if i > 0 {
+		unit, known := v.units[s[i:]]
+		x, err := strconv.ParseFloat(s[:i], 64)
+		if known && err == nil && x > 0 && x*unit <= v.max {
+			v.value, v.text = x*unit, s
+			return nil
+		}
+		if strings.HasSuffix(strings.ToLower(s), "bps") {
+			return fmt.Errorf("%q: tools disagree on what bps counts; write %s", s, v.example)
+		}
+	}
+	return fmt.Errorf("%q: write a number with its unit, such as %s", s, v.example)
+}
+
+func (v *rateValue) String() string { return v.text }
+func (v *rateValue) Type() string   { return "RATE" }
+
+func (f *replayFlags) options() (replayer.Options, error) {
+	o := f.o
+	if o.Interface == "" {
+		return o, usagef("replay: out of which interface? add -i IFACE (have %s)", interfaceNames())
+	}
+	set := 0
+	for _, given := range []bool{f.speed.max || f.speed.factor != 0, f.pps.value != 0, f.bitrate.value != 0} {
+		if given {
+			set++
+		}
+	}
+	if set > 1 {
+		return o, usagef("replay: give one of --speed, --pps and --bitrate")
+	}
+	if o.TTL < 1 || o.TTL > 255 {
+		return o, usagef("--ttl %d: 1 to 255", o.TTL)
+	}
+	o.Speed, o.Max, o.PPS, o.BitsPerSecond, o.MaxGap = f.speed.factor, f.speed.max, f.pps.value, f.bitrate.value, f.maxGap.Duration
+	for _, m := range f.mappings {
+		p, err := replayer.ParseMapping(m)
+		if err != nil {
+			return o, usagef("--map: %v", err)
+		}
+		o.Map = append(o.Map, p)
+	}
+	return o, nil
+}
+
+func (f *replayFlags) run(ctx context.Context, path string) error {
+	o, err := f.options()
+	if err != nil {
+		return err
+	}
+	in, err := openInput(path)
+	if err != nil {
+		return err
+	}
+	s, err := in.summarize(true)
+	if in.Close(); err != nil {
+		return err
+	}
+	var streams []replayer.Stream
+	for _, st := range s.streams {
+		streams = append(streams, replayer.Stream{Src: st.Src, Dst: st.Dst, Datagrams: st.Datagrams, Bytes: st.Bytes})
+	}
+	if f.dryRun {
+		return f.plan(streams, o)
+	}
+	if err := replayer.Check(streams, o); err != nil {
+		return explainOptions(err)
+	}
+	r, err := replayer.New(o)
+	if err != nil {
+		return explainOptions(err)
+	}
+	defer r.Close()
+	if in, err = openInput(path); err != nil {
+		return err
+	}
+	defer in.Close()
+
+	stop := f.report(r)
+	rep, err := r.Run(ctx, in)
+	stop()
+	interrupted := errors.Is(err, context.Canceled)
+	if interrupted {
+		err = nil
+	}
+	if serr := f.summary(path, rep, interrupted); err == nil {
+		err = serr
+	}
+	if err != nil {
+		return err
+	}
+	cut := in.seg != nil && !in.seg.Sealed()
+	if rep.SendErrors > 0 || rep.Damaged > 0 || rep.Skipped.Truncated > 0 || cut || interrupted {
+		return lossy
+	}
+	return nil
+}
+
+// explainOptions makes errors of options usage errors; a guard's stay what they are.
+func explainOptions(err error) error {
+	var g *replayer.GuardError
+	if errors.As(err, &g) {
+		return fmt.Errorf("%w; --allow %s sends it all the same, --map OLD=NEW elsewhere, --only leaves it out", err, g.Destination.Addr())
+	}
+	return err
+}
+
+func (f *replayFlags) plan(streams []replayer.Stream, o replayer.Options) error {
+	planned, err := replayer.Plan(streams, o)
+	if err != nil {
+		return err
+	}
+	type line struct {
+		Source      string `json:"source"`
+		Recorded    string `json:"recorded"`
+		Destination string `json:"destination"`
+		Datagrams   uint64 `json:"datagrams"`
+		Bytes       uint64 `json:"bytes"`
+		Action      string `json:"action"`
+		Reason      string `json:"reason,omitempty"`
+	}
+	tw := tabwriter.NewWriter(f.stdout, 0, 0, 2, ' ', 0)
+	enc := json.NewEncoder(f.stdout)
+	if !f.json {
+		fmt.Fprintln(tw, "SOURCE\tRECORDED FOR\tGOES TO\tDATAGRAMS\tPAYLOAD\tACTION")
+	}
+	refused := 0
+	for _, p := range planned {
+		l := line{p.Src.String(), p.Dst.String(), p.To.String(), p.Datagrams, p.Bytes, "send", ""}
+		switch {
+		case !p.Selected:
+			l.Action, l.Destination = "skip", "-"
+		case p.Refused != nil:
+			refused++
+			l.Action, l.Reason = "refuse", p.Refused.Reason
+		}
+		if f.json {
+			if err := enc.Encode(l); err != nil {
+				return err
+			}
+			continue
+		}
+		action := l.Action
+		if l.Reason != "" {
+			action += ": " + l.Reason
+		}
+		fmt.Fprintf(tw, "%s\t%s\t%s\t%s\t%s\t%s\n", l.Source, l.Recorded, l.Destination, count(l.Datagrams), size(l.Bytes), action)
+	}
+	if err := tw.Flush(); err != nil {
+		return err
+	}
+	if refused > 0 {
+		return &exitError{exitGuard, fmt.Errorf("%s would be refused; see --allow, --map and --only", plural(refused, "stream"))}
+	}
+	return nil
+}
+
+// report shows progress until the function that it returns is called.
+func (f *replayFlags) report(r *replayer.Replayer) (stop func()) {
+	if !f.terminal {
+		return func() {}
+	}
+	start := time.Now()
+	var last replayer.Stats
+	return every(f.interval.Duration, func(now time.Time, since time.Duration) {
+		s := r.Stats()
+		position := ""
+		if s.Position != 0 {
+			position = "  at " + stamp(s.Position)
+		}
+		fmt.Fprintf(f.stderr, "\r%s  %s  %s  %s datagrams  %s late%s\x1b[K", now.Sub(start).Round(time.Second),
+			rate(s.Datagrams-last.Datagrams, since), bitrate(s.Bytes-last.Bytes, since), count(s.Datagrams), nanos(s.Lateness), position)
+		last = s
+	}, func() { fmt.Fprint(f.stderr, "\r\x1b[K") })
+}
+
+// replayJSON has the fixed keys of replay --json.
+type replayJSON struct {
+	Event           string            `json:"event"`
+	Datagrams       uint64            `json:"datagrams"`
+	Bytes           uint64            `json:"bytes"`
+	SendErrors      uint64            `json:"send_errors"`
+	Causes          map[string]uint64 `json:"send_error_causes,omitempty"`
+	Skipped         uint64            `json:"skipped"`
+	SkippedNotUDP   uint64            `json:"skipped_not_udp"`
+	SkippedTrunc    uint64            `json:"skipped_truncated"`
+	SkippedFiltered uint64            `json:"skipped_filtered"`
+	Damaged         uint64            `json:"damaged_places"`
+	RecordedDrops   uint64            `json:"recorded_drops"`
+	DurationSeconds float64           `json:"duration_seconds"`
+	RecordedSeconds float64           `json:"recorded_seconds"`
+	RatePPS         float64           `json:"rate_pps"`
+	Interrupted     bool              `json:"interrupted,omitempty"`
+	Lateness        latenessJSON      `json:"lateness_ns"`
+}
+
+type latenessJSON struct {
+	P50  int64 `json:"p50"`
+	P90  int64 `json:"p90"`
+	P99  int64 `json:"p99"`
+	P999 int64 `json:"p999"`
+	Max  int64 `json:"max"`
+}
+
+func (f *replayFlags) summary(path string, r replayer.Report, interrupted bool) error {
+	l := r.Lateness
+	if f.json {
+		return json.NewEncoder(f.stdout).Encode(replayJSON{
+			Event: "summary", Datagrams: r.Datagrams, Bytes: r.Bytes, SendErrors: r.SendErrors, Causes: r.Causes,
+			Skipped: r.Skipped.Total(), SkippedNotUDP: r.Skipped.NotUDP, SkippedTrunc: r.Skipped.Truncated,
+			SkippedFiltered: r.Skipped.Filtered, Damaged: r.Damaged, RecordedDrops: r.RecordedDrops,
+			DurationSeconds: r.Duration.Seconds(), RecordedSeconds: r.Recorded.Seconds(), RatePPS: r.RatePPS,
+			Interrupted: interrupted, Lateness: latenessJSON{l.P50, l.P90, l.P99, l.P999, l.Max},
+		})
+	}
+	say := func(format string, args ...any) {
+		fmt.Fprintf(f.stderr, "castdeck: %s: %s\n", oneLine(path), oneLine(fmt.Sprintf(format, args...)))
+	}
+	say("%s sent, %s payload, in %.3f s (recorded in %.3f s), %s", plural(r.Datagrams, "datagram"), size(r.Bytes),
+		r.Duration.Seconds(), r.Recorded.Seconds(), rate(r.Datagrams, r.Duration))
+	if l.Count > 0 {
+		say("lateness p50 %s, p90 %s, p99 %s, p99.9 %s, max %s", nanos(l.P50), nanos(l.P90), nanos(l.P99), nanos(l.P999), nanos(l.Max))
+	}
+	if r.ShortenedGaps > 0 {
+		say("%s shortened, by %s together", plural(r.ShortenedGaps, "pause"), r.GapsRemoved)
+	}
+	for cause, n := range r.Causes {
+		say("%s NOT SENT: %s", plural(n, "datagram"), cause)
+	}
+	if s := r.Skipped; s.Total() > 0 {
+		say("skipped: %s not UDP, %s not recorded whole, %s left out by --only", count(s.NotUDP), count(s.Truncated), count(s.Filtered))
+	}
+	if r.RecordedDrops > 0 {
+		say("%s were lost when this was recorded", plural(r.RecordedDrops, "datagram"))
+	}
+	for _, d := range r.Damage {
+		say("damaged: %s", describe(d))
+	}
+	if interrupted {
+		say("interrupted: the rest was not sent")
+	}
+	return nil
+}

@@ -1,0 +1,544 @@
+package format
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"math"
+	"net/netip"
+	"os"
+	"os/exec"
+	"reflect"
+	"strings"
+	"testing"
+)
+
+func TestSectionAndInterface(t *testing.T) {
+	b := AppendSHB(nil, Section{Hardware: "amd64", OS: "linux", Application: "castdeck test"})
+	in := Interface{Name: "eth0", Description: "239.1.1.1:5000 on eth0", LinkType: 1, SnapLen: 96}
+	b = AppendIDB(b, in)
+	typ, body, rest, swap, err := NextBlock(b, false)
+	if err != nil || typ != BlockSHB || swap {
+		t.Fatal(typ, swap, err)
+	}
+	s, _, err := ParseSHB(body)
+	if err != nil || s != (Section{"amd64", "linux", "castdeck test"}) {
+		t.Errorf("section %+v, %v", s, err)
+	}
+	_, body, rest, _, err = NextBlock(rest, swap)
+	if err != nil || len(rest) != 0 {
+		t.Fatal(err)
+	}
+	i, c, err := ParseIDB(body, swap)
+	if err != nil || i != in {
+		t.Errorf("interface %+v, %v", i, err)
+	}
+	if ns, ok := c.Nanoseconds(1_700_000_000_123_456_789); !ok || ns != 1_700_000_000_123_456_789 {
+		t.Errorf("clock gives %d", ns)
+	}
+}
+
+func TestClock(t *testing.T) {
+	for _, tc := range []struct {
+		why     string
+		tsresol uint8
+		offset  int64
+		raw     uint64
+		ns      int64
+		ok      bool
+	}{
+		{"microseconds, the default", 6, 0, 1_700_000_000_000_001, 1_700_000_000_000_001_000, true},
+		{"seconds", 0, 0, 5, 5e9, true},
+		{"picoseconds round down", 12, 0, 1_999, 1, true},
+		{"2^-10 seconds", 0x8A, 0, 1536, 1.5e9, true},
+		{"2^-63 seconds, the finest", 0x80 | 63, 0, 1 << 62, 5e8, true},
+		{"10^-19 seconds, the finest", 19, 0, 1e19, 1e9, true},
+		{"offset", 6, 100, 1, 100e9 + 1000, true},
+		{"negative offset", 6, -100, 0, -100e9, true},
+		{"past the year 2262", 9, 0, math.MaxUint64, 0, false},
+		{"seconds past the year 2262", 0, 0, 1 << 62, 0, false},
+		{"offset overflows", 0, math.MaxInt64, 1, 0, false},
+		{"offset underflows", 0, math.MinInt64, 1, 0, false},
+	} {
+		c, err := NewClock(tc.tsresol, tc.offset)
+		if err != nil {
+			t.Errorf("%s: %v", tc.why, err)
+			continue
+		}
+		if ns, ok := c.Nanoseconds(tc.raw); ok != tc.ok || ok && ns != tc.ns {
+			t.Errorf("%s: %d, %v; want %d, %v", tc.why, ns, ok, tc.ns, tc.ok)
+		}
+	}
+	for _, bad := range []uint8{20, 64, 0x80 | 64, 0xFF} {
+		if _, err := NewClock(bad, 0); err == nil {
+			t.Errorf("resolution %#x is taken", bad)
+		}
+	}
+}
+
+func TestEPBOptions(t *testing.T) {
+	d := datagram("10.0.0.1:4000", "239.1.2.3:5000", 33)
+	for _, tc := range []struct {
+		drops uint64
+		flags Flags
+	}{{0, 0}, {1, 0}, {0, FlagUserStamp}, {math.MaxUint64, FlagUserStamp | FlagReassembled}} {
+		d.Drops, d.Flags, d.Interface, d.Time = tc.drops, tc.flags, 7, -5
+		b := AppendEPB(nil, d)
+		_, body, rest, _, err := NextBlock(b, false)
+		if err != nil || len(rest) != 0 {
+			t.Fatal(err)
+		}
+		var e EPB
+		if err := ParseEPB(body, false, &e); err != nil {
+			t.Fatal(err)
+		}
+		if e.Drops != tc.drops || e.Flags != tc.flags || e.Interface != 7 || int64(e.Time) != -5 || len(e.Data) != 42+33 {
+			t.Errorf("%+v", e)
+		}
+	}
+}
+
+func TestBlockLimits(t *testing.T) {
+	for _, tc := range []struct {
+		why   string
+		block []byte
+	}{
+		{"nothing", nil},
+		{"less than a block", make([]byte, 11)},
+		{"length 0", block(6, 0, nil)},
+		{"length below 12", block(6, 8, nil)},
+		{"length not a multiple of 4", block(6, 13, make([]byte, 8))},
+		{"length beyond what is there", block(6, 100, nil)},
+		{"length beyond the limit", block(6, MaxBlockSize+4, nil)},
+		{"length 2^32-1", block(6, math.MaxUint32, nil)},
+		{"lengths disagree", append(block(6, 16, nil)[:8], 0, 0, 0, 0, 12, 0, 0, 0)},
+		{"section header without magic", block(BlockSHB, 28, make([]byte, 16))},
+	} {
+		if _, _, _, _, err := NextBlock(tc.block, false); err == nil {
+			t.Errorf("%s: taken", tc.why)
+		}
+	}
+	var e EPB
+	for _, tc := range []struct {
+		why  string
+		body []byte
+	}{
+		{"short", make([]byte, 19)},
+		{"captured beyond the block", words(0, 0, 0, 5, 5, 0)},
+		{"captured 2^32-1", words(0, 0, 0, math.MaxUint32, math.MaxUint32, 0)},
+		{"option beyond the block", words(0, 0, 0, 4, 4, 0, 4|100<<16)},
+	} {
+		if err := ParseEPB(tc.body, false, &e); err == nil {
+			t.Errorf("packet block, %s: taken", tc.why)
+		}
+	}
+}
+
+func block(typ, length uint32, body []byte) []byte {
+	b := words(typ, length)
+	b = append(b, body...)
+	return binary.LittleEndian.AppendUint32(b, length)
+}
+
+func words(w ...uint32) (b []byte) {
+	for _, v := range w {
+		b = binary.LittleEndian.AppendUint32(b, v)
+	}
+	return b
+}
+
+func TestISB(t *testing.T) {
+	in := InterfaceStats{Time: 1_700_000_000_000_000_001, Received: 1000, Dropped: 30, KernelDropped: 20, Interface: 3}
+	_, body, _, _, err := NextBlock(AppendISB(nil, in), false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := ParseISB(body, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Stats.Time, s.Stats.Interface = int64(s.Time), uint16(s.Interface)
+	if s.Stats != in {
+		t.Errorf("%+v, want %+v", s.Stats, in)
+	}
+}
+
+func testIndex(chunks, streams, added int) *Index {
+	x := &Index{Recording: UUID{1, 2, 3}, Segment: 4}
+	for i := range chunks {
+		x.Chunks = append(x.Chunks, ChunkEntry{Offset: int64(i) << 33, Size: 100, Raw: 200, First: -5, Last: math.MaxInt64,
+			Packets: 3, Datagrams: 2, Bytes: 1 << 40, Dropped: uint64(i)})
+	}
+	for i := range streams {
+		x.Streams = append(x.Streams, Stream{
+			Src: netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 0, byte(i >> 8), byte(i)}), 4000),
+			Dst: netip.MustParseAddrPort("[ff3e::1]:5000"), Interface: math.MaxUint16, Datagrams: uint64(i), Bytes: 1 << 50, First: 1, Last: 2,
+		})
+	}
+	for i := range added {
+		x.Added = append(x.Added, Interface{Name: fmt.Sprint("eth", i), Description: strings.Repeat("x", i%300), LinkType: 1})
+	}
+	return x
+}
+
+func TestIndexRoundTrip(t *testing.T) {
+	for _, n := range [][3]int{{0, 0, 0}, {1, 1, 1}, {100_000, 20_000, 3000}} {
+		x := testIndex(n[0], n[1], n[2])
+		x.StreamsCut = n[0] == 1
+		b := AppendIndex(nil, x)
+		if l, err := FrameLength(None, append(b[:len(b):len(b)], make([]byte, 40)...)); err != nil || l != len(b) {
+			t.Errorf("%v: length %d of %d, %v", n, l, len(b), err)
+		}
+		back, err := ParseIndex(b)
+		if err != nil {
+			t.Fatal(n, err)
+		}
+		if !reflect.DeepEqual(back, x) {
+			t.Errorf("%v: reads back otherwise", n)
+		}
+		for rest := b; len(rest) > 0; {
+			_, size, _, err := BlockHeader(rest, false)
+			if err != nil || size > maxIndexPart {
+				t.Fatalf("index block of %d bytes, %v", size, err)
+			}
+			rest = rest[size:]
+		}
+	}
+}
+
+func TestIndexDamaged(t *testing.T) {
+	b := AppendIndex(nil, testIndex(3, 3, 3))
+	for i := range b {
+		c := bytes.Clone(b)
+		c[i] ^= 1
+		if _, err := ParseIndex(c); err == nil {
+			t.Errorf("a flipped bit in byte %d is not noticed", i)
+		}
+		if _, err := ParseIndex(b[:i]); err == nil && i > 0 {
+			t.Errorf("an index cut at byte %d is taken", i)
+		}
+	}
+}
+
+func TestFooter(t *testing.T) {
+	f := &Footer{Recording: UUID{9}, Segment: 1, IndexOffset: 1 << 40, IndexSize: 2, IndexRaw: 3, Chunks: 4, NotUDP: 5, Datagrams: 6, Bytes: 7, Dropped: 8}
+	b := AppendFooter(nil, f)
+	if len(b) != FooterSize {
+		t.Fatalf("%d bytes, FooterSize is %d", len(b), FooterSize)
+	}
+	back, err := ParseFooter(b)
+	if err != nil || *back != *f {
+		t.Errorf("%+v, %v", back, err)
+	}
+	for i := range b {
+		c := bytes.Clone(b)
+		c[i] ^= 0x10
+		if _, err := ParseFooter(c); err == nil {
+			t.Errorf("a flipped bit in byte %d is not noticed", i)
+		}
+	}
+	newer := bytes.Clone(b)
+	newer[16]++
+	if _, err := ParseFooter(newer); !errors.Is(err, ErrVersion) {
+		t.Errorf("newer version: %v", err)
+	}
+}
+
+func TestSegmentBlock(t *testing.T) {
+	in := &SegmentInfo{Recording: UUID{7}, Number: 3, Made: true, Start: 99, Host: "here", Clock: "clock", Subscriptions: []string{"a", "", "b"}}
+	_, body, _, _, err := NextBlock(AppendSegmentBlock(nil, in), false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if back, err := ParseSegmentBlock(body); err != nil || !reflect.DeepEqual(back, in) {
+		t.Errorf("%+v, %v", back, err)
+	}
+	if got := (UUID{0: 0x12, 15: 0xEF}).String(); got != "12000000-0000-0000-0000-0000000000ef" {
+		t.Errorf("UUID as text: %s", got)
+	}
+}
+
+func TestChunk(t *testing.T) {
+	raw := AppendEPB(BeginChunk(nil), datagram("10.0.0.1:4000", "239.1.2.3:5000", 20))
+	h := ChunkHeader{Recording: UUID{7}, Segment: 3, Number: 9, First: 1, Last: 2, Packets: 1, Datagrams: 1, Bytes: 20, Dropped: 5}
+	FinishChunk(raw, &h)
+	back, err := CheckChunk(raw)
+	if err != nil || back != h || int(back.Length) != len(raw)-ChunkHeaderSize {
+		t.Fatalf("%+v, %v", back, err)
+	}
+	for i := range raw {
+		c := bytes.Clone(raw)
+		c[i] ^= 4
+		if _, err := CheckChunk(c); err == nil {
+			t.Errorf("a flipped bit in byte %d is not noticed", i)
+		}
+	}
+}
+
+var codecs = []Compression{Zstd, Gzip, None}
+
+// contents of frames: around the sizes at which the codecs' blocks end.
+func contents() [][]byte {
+	var out [][]byte
+	for _, n := range []int{12, 255, 256, 257, 65535, 65536, 65537, 131071, 131072, 131073, 400_000} {
+		b := AppendFooter(nil, &Footer{})[:12]
+		for len(b) < n {
+			b = append(b, byte(len(b)*7>>3))
+		}
+		out = append(out, b[:n])
+	}
+	return out
+}
+
+func TestFrames(t *testing.T) {
+	tool := map[Compression][]string{Zstd: {"zstd", "-dc"}, Gzip: {"gzip", "-dc"}}
+	for _, c := range codecs {
+		enc, err := NewEncoder(c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		dec, err := NewDecoder(c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var all, raw []byte
+		for _, want := range contents() {
+			for _, pack := range []func(dst, raw []byte) ([]byte, error){enc.AppendFrame, enc.AppendStored} {
+				frame, err := pack([]byte("before"), want)
+				if err != nil || !bytes.HasPrefix(frame, []byte("before")) {
+					t.Fatal(c, err)
+				}
+				frame = frame[6:]
+				if c != None {
+					behind := append(bytes.Clone(frame), 1, 2, 3)
+					if n, err := FrameLength(c, behind); err != nil || n != len(frame) {
+						t.Errorf("%s, %d bytes: frame of %d is measured as %d, %v", c, len(want), len(frame), n, err)
+					}
+					for _, n := range []int{0, 1, 5, len(frame) / 2, len(frame) - 1} {
+						if _, err := FrameLength(c, frame[:n]); !errors.Is(err, ErrShort) {
+							t.Errorf("%s: a frame cut at %d: %v", c, n, err)
+						}
+					}
+				}
+				got, err := dec.Decode(nil, frame)
+				if err != nil || !bytes.Equal(got, want) {
+					t.Errorf("%s, %d bytes: decodes to %d, %v", c, len(want), len(got), err)
+				}
+				all, raw = append(all, frame...), append(raw, want...)
+			}
+			if stored, _ := enc.AppendStored(nil, want); len(stored) != StoredSize(c, len(want)) {
+				t.Errorf("%s: stored %d bytes take %d, StoredSize says %d", c, len(want), len(stored), StoredSize(c, len(want)))
+			}
+		}
+		if cmd := tool[c]; cmd != nil {
+			if _, err := exec.LookPath(cmd[0]); err != nil {
+				t.Logf("%s is not installed: its decoder is not asked", cmd[0])
+				continue
+			}
+			run := exec.Command(cmd[0], cmd[1:]...)
+			run.Stdin, run.Stderr = bytes.NewReader(all), os.Stderr
+			if out, err := run.Output(); err != nil || !bytes.Equal(out, raw) {
+				t.Errorf("%s reads %d bytes of %d, %v", cmd[0], len(out), len(raw), err)
+			}
+		}
+	}
+}
+
+// TestBombs: what a frame states is checked before memory is taken.
+func TestBombs(t *testing.T) {
+	zstdDec, _ := NewDecoder(Zstd)
+	gzipDec, _ := NewDecoder(Gzip)
+	gz, _ := NewEncoder(Gzip)
+	bomb, err := gz.AppendFrame(nil, make([]byte, MaxFrameRaw))
+	if err != nil {
+		t.Fatal(err)
+	}
+	// One byte more than the limit, with a trailer that lies about it.
+	over, err := gz.AppendFrame(nil, make([]byte, MaxFrameRaw))
+	if err != nil {
+		t.Fatal(err)
+	}
+	binary.LittleEndian.PutUint32(over[len(over)-4:], 5)
+	for _, tc := range []struct {
+		why   string
+		dec   *Decoder
+		frame []byte
+	}{
+		{"128 MiB window in 9 bytes", zstdDec, []byte{0x28, 0xB5, 0x2F, 0xFD, 0x00, 0x88, 0x01, 0x00, 0x00}},
+		{"content size 2^62", zstdDec, []byte{0x28, 0xB5, 0x2F, 0xFD, 0xE0, 0, 0, 0, 0, 0, 0, 0, 0x40, 0x01, 0, 0}},
+		{"content size not stated", zstdDec, []byte{0x28, 0xB5, 0x2F, 0xFD, 0x00, 0x58, 0x01, 0x00, 0x00}},
+		{"1 GiB of zeros in RLE blocks, 128 KiB stated", zstdDec, rleBomb()},
+		{"wrong size in the trailer", gzipDec, over},
+		{"gzip cut off", gzipDec, bomb[:len(bomb)/2]},
+	} {
+		if got, err := tc.dec.Decode(nil, tc.frame); err == nil {
+			t.Errorf("%s: decodes to %d bytes", tc.why, len(got))
+		} else if cap(got) > 2*MaxFrameRaw {
+			t.Errorf("%s: took %d bytes of memory", tc.why, cap(got))
+		}
+	}
+	if got, err := gzipDec.Decode(nil, bomb); err != nil || len(got) != MaxFrameRaw {
+		t.Errorf("a frame of just the limit: %d bytes, %v", len(got), err)
+	}
+	if _, err := FrameLength(Zstd, rleBomb()); err == nil {
+		// 8,192 blocks of 4 bytes are a small frame; its length is not the danger.
+		t.Log("the bomb has a plausible length, as it should")
+	}
+}
+
+// rleBomb is a zstd frame of 8,192 blocks that each repeat a byte 128 KiB times.
+func rleBomb() []byte {
+	b := []byte{0x28, 0xB5, 0x2F, 0xFD, 0xA0, 0, 0, 2, 0}
+	for i := range 8192 {
+		head := uint32(128<<10)<<3 | 1<<1
+		if i == 8191 {
+			head |= 1
+		}
+		b = append(b, byte(head), byte(head>>8), byte(head>>16), 0)
+	}
+	return b
+}
+
+func TestCompressionNames(t *testing.T) {
+	for _, c := range codecs {
+		if got, err := ParseCompression(c.String()); err != nil || got != c {
+			t.Errorf("%s parses as %v, %v", c, got, err)
+		}
+		if got, ok := CompressionOf("a.b" + c.Extension()); !ok || got != c {
+			t.Errorf("%s: by name %v, %v", c.Extension(), got, ok)
+		}
+	}
+	if _, ok := CompressionOf("x.pcap"); ok {
+		t.Error("x.pcap is taken for a segment")
+	}
+	if _, err := ParseCompression("lz4"); err == nil {
+		t.Error("lz4 is taken")
+	}
+}
+
+func TestTally(t *testing.T) {
+	var tally Tally
+	a := datagram("10.0.0.1:4000", "239.1.2.3:5000", 10)
+	a.Time = 100
+	b := datagram("10.0.0.2:4000", "239.1.2.3:5000", 20)
+	b.Time, b.Drops = 50, 3
+	x := &Datagram{Flags: FlagNotUDP, Time: 200, Frame: []byte{1}}
+	tally.Add(&Batch{Datagrams: []Datagram{*a, *b, *a, *x}})
+	if tally.Datagrams != 3 || tally.NotUDP != 1 || tally.Bytes != 40 || tally.First != 50 || tally.Last != 200 || tally.Dropped != 3 {
+		t.Errorf("%+v", tally)
+	}
+	s := tally.Streams()
+	if len(s) != 2 || s[0].Datagrams != 2 || s[1].Bytes != 20 || s[0].First != 100 {
+		t.Errorf("streams %+v", s)
+	}
+	// Totals tell of losses behind the last datagram; they are not added to those
+	// that datagrams told of already.
+	tally.Add(&Batch{Stats: []InterfaceStats{{Interface: 0, Dropped: 5}}})
+	if tally.Dropped != 5 {
+		t.Errorf("%d dropped, want 5", tally.Dropped)
+	}
+	var later Tally
+	later.Base(0, 5)
+	later.Add(&Batch{Stats: []InterfaceStats{{Interface: 0, Dropped: 7}}})
+	if later.Dropped != 2 {
+		t.Errorf("%d dropped in a later segment, want 2", later.Dropped)
+	}
+}
+
+func TestFlagNames(t *testing.T) {
+	if got := (FlagTruncated | FlagNotUDP | 1<<15).String(); got != "truncated+not-udp+0x8000" {
+		t.Error(got)
+	}
+	for f := Flags(1); f < flagsEnd; f <<= 1 {
+		if s := f.String(); s == "" || strings.HasPrefix(s, "0x") {
+			t.Errorf("flag %#x has no name", uint16(f))
+		}
+	}
+}
+
+func FuzzBlocks(f *testing.F) {
+	d := datagram("10.0.0.1:4000", "239.1.2.3:5000", 33)
+	d.Drops = 4
+	f.Add(AppendEPB(AppendIDB(AppendSHB(nil, Section{OS: "x"}), Interface{Name: "eth0"}), d), false)
+	f.Add(AppendISB(nil, InterfaceStats{Received: 4}), true)
+	f.Add(AppendIndex(nil, testIndex(2, 2, 2)), false)
+	f.Fuzz(func(t *testing.T, b []byte, swap bool) {
+		if x, err := ParseIndex(b); err == nil && len(b) > 0 {
+			if back, err := ParseIndex(AppendIndex(nil, x)); err != nil || len(back.Chunks) != len(x.Chunks) || len(back.Streams) != len(x.Streams) {
+				t.Fatal("an index that was read does not write back", err)
+			}
+		}
+		ParseFooter(b)
+		CheckChunk(b)
+		for len(b) > 0 {
+			_, body, rest, order, err := NextBlock(b, swap)
+			if err != nil {
+				return
+			}
+			var e EPB
+			for _, parse := range []func() error{
+				func() error { return ParseEPB(body, order, &e) },
+				func() error { return ParsePacket(body, order, &e) },
+				func() error { return ParseSPB(body, order, 64, &e) },
+			} {
+				if parse() == nil && (len(e.Data) > len(body) || e.Original < uint32(len(e.Data))) {
+					t.Fatalf("packet of %d bytes, %d on the wire, in a block of %d", len(e.Data), e.Original, len(body))
+				}
+			}
+			ParseSHB(body)
+			ParseISB(body, order)
+			ParseSegmentBlock(body)
+			if _, c, err := ParseIDB(body, order); err == nil {
+				c.Nanoseconds(math.MaxUint64)
+			}
+			if len(rest) >= len(b) {
+				t.Fatal("no progress")
+			}
+			b = rest
+		}
+	})
+}
+
+func FuzzFrame(f *testing.F) {
+	for _, c := range codecs {
+		enc, err := NewEncoder(c)
+		if err != nil {
+			f.Fatal(err)
+		}
+		frame, _ := enc.AppendFrame(nil, contents()[1])
+		f.Add(uint8(c), frame)
+		stored, _ := enc.AppendStored(nil, contents()[0])
+		f.Add(uint8(c), stored)
+	}
+	f.Fuzz(func(t *testing.T, which uint8, b []byte) {
+		c := codecs[int(which)%len(codecs)]
+		dec, err := NewDecoder(c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		n, err := FrameLength(c, b)
+		if err != nil {
+			return
+		}
+		if n <= 0 || n > len(b) {
+			t.Fatalf("frame of %d bytes in %d", n, len(b))
+		}
+		if raw, err := dec.Decode(nil, b[:n]); err == nil && len(raw) > MaxFrameRaw {
+			t.Fatalf("decodes to %d bytes", len(raw))
+		}
+	})
+}
+
+func FuzzDecodePlain(f *testing.F) {
+	for _, tc := range madeCases[:4] {
+		frame, _ := AppendMadeFrame(nil, datagram(tc.src, tc.dst, tc.size))
+		f.Add(frame, uint32(len(frame)))
+	}
+	f.Fuzz(func(t *testing.T, frame []byte, wire uint32) {
+		d := Datagram{Frame: frame, FrameLength: max(wire, uint32(len(frame)))}
+		if DecodePlain(&d) && (len(d.Payload) > len(frame) || uint32(len(d.Payload)) > d.Length || !d.Dst.IsValid()) {
+			t.Fatalf("%+v from %d bytes", d, len(frame))
+		}
+	})
+}

@@ -1,0 +1,3 @@
+// Package house holds no code: its test keeps the architecture of docs/DESIGN.md,
+// the map of which package may import which.
+package house
