@@ -27,6 +27,7 @@ import (
 type Conn struct {
 	fd          int
 	buffer      int
+	stamped     bool // holds the kernel's time stamps on
 	memberships []Membership
 	dst         netip.AddrPort // where a datagram without pktinfo was sent; zero with several groups
 	port        uint16
@@ -34,7 +35,8 @@ type Conn struct {
 
 // Listen opens a socket, sets every option, and only then binds and joins: what
 // arrives before an option is set would be queued without it, a datagram without
-// its time stamp being given the time when it is read. Either all groups are
+// its time stamp being given the time when it is read. For the same reason the
+// first Conn of a process takes a moment (100 ms at most). Either all groups are
 // joined or an error names the one that is not, and why.
 func Listen(c ListenConfig) (*Conn, error) {
 	if len(c.Memberships) == 0 {
@@ -79,6 +81,8 @@ func (c *Conn) open(config ListenConfig, family int) error {
 	if c.buffer, err = setReceiveBuffer(c.fd, config.Buffer); err != nil {
 		return fmt.Errorf("%v: receive buffer: %w", first, err)
 	}
+	holdStamps()
+	c.stamped = true
 	if err := c.bind(family, config.Memberships); err != nil {
 		return fmt.Errorf("%v: %w", first, err)
 	}
@@ -320,5 +324,8 @@ func (c *Conn) Close() error {
 	}
 	fd := c.fd
 	c.fd = -1
+	if c.stamped {
+		releaseStamps()
+	}
 	return os.NewSyscallError("close", unix.Close(fd))
 }
