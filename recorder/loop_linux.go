@@ -1,0 +1,400 @@
+package recorder
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"castdeck/format"
+	"castdeck/internal/sock"
+)
+
+const (
+	// directSockets is the number of sockets up to which a pass tries each, at 150 ns
+	// for an empty one; beyond it asks the poller which have something.
+	directSockets = 4
+	// passCalls bounds the calls in a pass on one socket, so that a flood on one
+	// group does not keep the loop from the others.
+	passCalls = 64
+	// batchAge is how long a datagram waits for its batch to fill, in ns.
+	batchAge = 20e6
+	// publishAge is how old published counts may be, in ns.
+	publishAge = 20e6
+	// maxFailures in a row on one socket, less than failureMemory apart, end the
+	// recording: with the back-off, which doubles from 1 ms to maxBackOff, after some
+	// 5 s.
+	maxFailures   = 60
+	failureMemory = 1e9 // ns
+	maxBackOff    = 100 * time.Millisecond
+)
+
+// loop is the receive loop and all that it counts. It belongs to one goroutine.
+type loop struct {
+	sockets  []*socket
+	subs     []subscription
+	receiver *sock.Receiver
+	recv     func(*sock.Conn) (int, error) // receiver.Recv, or a fault in a test
+	poller   *sock.Poller
+	queue    *queue
+	publish  func(*loop)
+	stop     *atomic.Bool
+	count    uint64 // 0 is no limit
+	interval int64  // of statistics, ns
+
+	message sock.Message
+	ready   []int
+	batch   *format.Batch
+	pacer   pacer
+	stats   Stats // without what publish and Recorder.Stats add
+
+	// Of sock.Now, in ns; now is read once a pass.
+	now, passed, begun, ticked, published int64
+	// wall is the time of day for datagrams without a stamp; 0 until one of this
+	// call needs it.
+	wall int64
+	// Of this pass: the largest share of its buffer that a socket had filled, and
+	// the most failures in a row of one that failed.
+	filled  float64
+	failing int
+	counted bool // Count is reached
+}
+
+// socket is one socket and the subscriptions that it serves.
+type socket struct {
+	conn   *sock.Conn
+	groups []groupIndex // by address
+	recent int          // index in groups of the last datagram's
+	device uint32       // IPv6: interface that a datagram has to come in by; 0 is any
+	buffer int
+	ledger ledger
+	// failures in a row of receiving, and when the last was.
+	failures int
+	failed   int64
+}
+
+type groupIndex struct {
+	addr netip.Addr
+	sub  uint16
+}
+
+type subscription struct {
+	SubscriptionStats
+	// written is what the last record of totals said.
+	written SubscriptionStats
+}
+
+// find returns the subscription that a datagram is for. With one group the kernel
+// has compared addresses; with several it compares ports only.
+func (s *socket) find(m *sock.Message) (sub uint16, ok bool) {
+	if s.device != 0 && m.Interface != s.device {
+		return 0, false
+	}
+	if len(s.groups) == 1 {
+		return s.groups[0].sub, true
+	}
+	addr := m.Dst.Addr()
+	if g := &s.groups[s.recent]; g.addr == addr {
+		return g.sub, true
+	}
+	lo, hi := 0, len(s.groups)
+	for lo < hi {
+		mid := int(uint(lo+hi) / 2)
+		if s.groups[mid].addr.Less(addr) {
+			lo = mid + 1
+		} else {
+			hi = mid
+		}
+	}
+	if lo == len(s.groups) || s.groups[lo].addr != addr {
+		return 0, false
+	}
+	s.recent = lo
+	return s.groups[lo].sub, true
+}
+
+// run receives until it is told to stop, the count is reached, or a socket fails
+// for good.
+func (l *loop) run() error {
+	l.now = sock.Now()
+	l.passed, l.ticked, l.published = l.now, l.now, l.now
+	l.batch = l.queue.get()
+	for !l.stop.Load() && !l.counted {
+		n, more, err := l.pass()
+		if err != nil {
+			return err
+		}
+		l.now = sock.Now()
+		l.keepHouse()
+		switch {
+		case l.counted:
+		case l.failing > 0:
+			sock.Sleep(min(time.Millisecond<<min(l.failing, 10), maxBackOff))
+			l.stats.Wakeups++
+		case more:
+		case n > 0:
+			sock.Sleep(l.pacer.next(time.Duration(l.now-l.passed), l.filled))
+			l.stats.Wakeups++
+		default:
+			l.pacer.idle()
+			if err := l.wait(); err != nil {
+				return err
+			}
+			l.stats.Wakeups++
+		}
+		l.passed = l.now
+	}
+	return nil
+}
+
+// pass empties every socket that has something. more is true where it left
+// something behind for the sake of the others.
+func (l *loop) pass() (n int, more bool, err error) {
+	l.filled, l.failing = 0, 0
+	if len(l.sockets) <= directSockets {
+		for _, s := range l.sockets {
+			k, m, err := l.drain(s, passCalls)
+			n += k
+			more = more || m
+			if err != nil || l.counted {
+				return n, more, err
+			}
+		}
+		return n, more, nil
+	}
+	found, err := l.poller.Wait(l.ready, 0)
+	for _, key := range l.ready[:found] {
+		k, m, err := l.drain(l.sockets[key], passCalls)
+		n += k
+		more = more || m
+		if err != nil || l.counted {
+			return n, more, err
+		}
+	}
+	return n, more, err
+}
+
+// drain takes what waits on a socket, by at most calls calls. A call that comes
+// back less than full has emptied it.
+func (l *loop) drain(s *socket, calls int) (n int, more bool, err error) {
+	charged := 0
+	for range calls {
+		k, err := l.recv(s.conn)
+		if err != nil {
+			return n, false, l.failure(s, err)
+		}
+		s.failures = 0
+		if k > 0 {
+			l.stats.Calls++
+		}
+		l.wall = 0
+		for i := range k {
+			l.receiver.Message(i, &l.message)
+			charged += len(l.message.Payload) + skbCharge
+			if l.take(s, &l.message); l.counted {
+				return n + i + 1, false, nil
+			}
+		}
+		n += k
+		if k < l.receiver.Len() {
+			l.filled = max(l.filled, float64(charged)/float64(s.buffer))
+			return n, false, nil
+		}
+	}
+	l.filled = 1
+	return n, true, nil
+}
+
+// take puts a datagram into the current batch, or counts it as foreign. It
+// allocates nothing, and waits only where every batch is with the writer.
+func (l *loop) take(s *socket, m *sock.Message) {
+	sub, ok := s.find(m)
+	if !ok {
+		l.stats.Foreign++
+		return // its drop count will be seen with the next one of ours
+	}
+	d := format.Datagram{
+		Time: m.Time, Src: m.Src, Dst: m.Dst, Length: m.Length,
+		Interface: sub, TTL: m.TTL, Payload: m.Payload,
+	}
+	t := &l.subs[sub]
+	if m.HasDrops {
+		d.Drops = s.ledger.place(m.Drops)
+		grown := s.ledger.observe(m.Drops)
+		t.Dropped += grown
+		l.stats.Dropped.Kernel += grown
+	}
+	if m.Time == 0 {
+		if l.wall == 0 {
+			l.wall = time.Now().UnixNano()
+		}
+		d.Time = l.wall
+		d.Flags |= format.FlagUserStamp
+	}
+	if m.Truncated {
+		d.Flags |= format.FlagTruncated
+		l.stats.Dropped.Truncated++
+	}
+	if !l.batch.Append(&d) {
+		l.handOver()
+		l.batch.Append(&d) // an empty batch holds the longest datagram
+	}
+	if len(l.batch.Datagrams) == 1 {
+		l.begun = l.now
+	}
+	t.Datagrams++
+	t.Bytes += uint64(len(m.Payload))
+	t.Last = d.Time
+	l.stats.Datagrams++
+	l.stats.Bytes += uint64(len(m.Payload))
+	l.counted = l.count != 0 && l.stats.Datagrams >= l.count
+}
+
+// failure books an error of receiving, and returns it where trying again is of no
+// use. The kernel reports what happened to the host or to the interface
+// (ENETDOWN, ENOMEM) once, and the socket works on.
+func (l *loop) failure(s *socket, err error) error {
+	l.stats.Errors++
+	if l.now-s.failed > failureMemory {
+		s.failures = 0
+	}
+	s.failures++
+	s.failed = l.now
+	l.failing = max(l.failing, s.failures)
+	fatal := errors.Is(err, syscall.EBADF) || errors.Is(err, syscall.ENOTSOCK) || errors.Is(err, syscall.EFAULT) || errors.Is(err, syscall.EINVAL)
+	if fatal || s.failures >= maxFailures {
+		return fmt.Errorf("receiving %v: %w", s.groups[0].addr, err)
+	}
+	return nil
+}
+
+// wait blocks until a datagram comes, somebody calls Wake, or there is work to do
+// in the house.
+func (l *loop) wait() error {
+	if l.published < l.now {
+		l.publishNow() // nobody knows when the next datagram comes
+	}
+	due := l.ticked + l.interval
+	if len(l.batch.Datagrams)+len(l.batch.Stats) > 0 {
+		old := l.begun + batchAge
+		if old <= l.now { // and the writer was busy: look again
+			old = l.now + batchAge
+		}
+		due = min(due, old)
+	}
+	ms := (due - l.now + 999_999) / 1e6
+	_, err := l.poller.Wait(l.ready, int(max(ms, 1)))
+	return err
+}
+
+// keepHouse does what is due by time: totals, handing over, publishing.
+func (l *loop) keepHouse() {
+	if l.now-l.ticked >= l.interval {
+		l.ticked = l.now
+		l.readDrops()
+		l.writeTotals(false)
+	}
+	// While the writer has enough to do, the batch had better fill up: the number of
+	// batches is bounded.
+	if len(l.batch.Datagrams)+len(l.batch.Stats) > 0 && l.now-l.begun >= batchAge && len(l.queue.full) == 0 {
+		l.handOver()
+	}
+	if l.now-l.published >= publishAge {
+		l.publishNow()
+	}
+}
+
+func (l *loop) publishNow() {
+	l.published = l.now
+	l.publish(l)
+}
+
+func (l *loop) handOver() {
+	l.queue.put(l.batch)
+	if len(l.queue.free) == 0 && l.queue.made == cap(l.queue.full) {
+		l.publish(l) // this may take long
+	}
+	l.batch = l.queue.get()
+}
+
+// readDrops asks the kernel for the drop counters. What is not known from a
+// datagram is booked on the subscription that the last datagram was for.
+func (l *loop) readDrops() (grown uint64) {
+	for _, s := range l.sockets {
+		counter, err := s.conn.Drops()
+		if err != nil {
+			l.stats.Errors++
+			continue
+		}
+		n := s.ledger.observe(counter)
+		l.subs[s.groups[s.recent].sub].Dropped += n
+		l.stats.Dropped.Kernel += n
+		grown += n
+	}
+	return grown
+}
+
+// writeTotals puts the totals of every subscription that changed into the
+// recording, or of all.
+func (l *loop) writeTotals(all bool) {
+	wall := time.Now().UnixNano()
+	for i := range l.subs {
+		t := &l.subs[i]
+		if !all && t.SubscriptionStats == t.written {
+			continue
+		}
+		t.written = t.SubscriptionStats
+		if len(l.batch.Stats) == cap(l.batch.Stats) {
+			l.handOver()
+		}
+		if len(l.batch.Datagrams)+len(l.batch.Stats) == 0 {
+			l.begun = l.now
+		}
+		l.batch.Stats = append(l.batch.Stats, format.InterfaceStats{
+			Time: wall, Interface: uint16(i),
+			Received: t.Datagrams, Dropped: t.Dropped, KernelDropped: t.Dropped,
+		})
+	}
+}
+
+// finish leaves the groups, takes what is queued, and hands over the rest and the
+// final totals. It always runs to its end and returns the first error.
+func (l *loop) finish() error {
+	var first error
+	for _, s := range l.sockets {
+		if err := s.conn.LeaveAll(); err != nil && first == nil {
+			first = err
+		}
+	}
+	// After a datagram has passed the check for membership, the kernel may queue it
+	// on another processor while we leave: look until a round finds nothing new.
+	for range 16 {
+		if l.counted {
+			break
+		}
+		n := 0
+		for _, s := range l.sockets {
+			// A socket that could not leave might never be empty. What it holds is
+			// bounded by its buffer, where every datagram takes 256 bytes at least.
+			k, _, err := l.drain(s, s.buffer/(256*l.receiver.Len())+2)
+			if n += k; err != nil && first == nil {
+				first = err
+			}
+			if l.counted {
+				break
+			}
+		}
+		// With Count the recording ends with a datagram; what was lost behind it is
+		// none of its losses.
+		if !l.counted && l.readDrops() == 0 && n == 0 {
+			break
+		}
+	}
+	l.now = sock.Now()
+	l.writeTotals(true)
+	l.queue.put(l.batch)
+	l.batch = nil
+	return first
+}

@@ -1,0 +1,117 @@
+package recorder
+
+import (
+	"fmt"
+	"sync/atomic"
+	"time"
+
+	"castdeck/format"
+)
+
+const (
+	// A batch holds this many datagrams or bytes of payload, whichever comes first.
+	batchDatagrams = 1024
+	batchBytes     = 256 << 10
+	// batchStats bounds the records of totals in a batch.
+	batchStats = 1024
+	// datagramMemory and statsMemory are sizes in bytes for the bound of the queue; a
+	// test holds them.
+	datagramMemory = 144
+	statsMemory    = 40
+)
+
+// queue hands batches from the receive loop to the writing goroutine and back.
+// The number of batches, and so the memory, is fixed; each is made when it is
+// first needed.
+type queue struct {
+	full chan *format.Batch // to the writer
+	free chan *format.Batch // back
+	// stats is the room for totals in each batch.
+	stats int
+	made  int // batches so far; the receive loop's
+
+	bytes   atomic.Int64 // size of what is in full
+	dropped atomic.Uint64
+	failed  atomic.Bool
+}
+
+func newQueue(memory int64, subscriptions int) *queue {
+	stats := min(subscriptions, batchStats)
+	each := int64(batchBytes + batchDatagrams*datagramMemory + stats*statsMemory)
+	n := int(max(memory/each, 2))
+	return &queue{full: make(chan *format.Batch, n), free: make(chan *format.Batch, n), stats: stats}
+}
+
+// get returns an empty batch and waits for one where all are under way. The
+// writing goroutine gives every batch back, also when its writer has failed.
+func (q *queue) get() *format.Batch {
+	select {
+	case b := <-q.free:
+		return b
+	default:
+	}
+	if q.made < cap(q.full) {
+		q.made++
+		b := format.NewBatch(batchDatagrams, batchBytes)
+		b.Stats = make([]format.InterfaceStats, 0, q.stats)
+		return b
+	}
+	return <-q.free
+}
+
+// put hands b over. It never waits: the channel has room for every batch.
+func (q *queue) put(b *format.Batch) {
+	q.bytes.Add(int64(b.Size()))
+	q.full <- b
+}
+
+// pressure is the share of the batches that wait for the writer.
+func (q *queue) pressure() float64 { return float64(len(q.full)) / float64(cap(q.full)) }
+
+// write hands every batch to w until the queue is closed, and flushes. After the
+// first error it calls w no more and counts what still comes; onError is called
+// once, at once.
+func (q *queue) write(w format.BatchWriter, interval time.Duration, onError func()) (err error) {
+	flusher, _ := w.(format.Flusher)
+	fail := func(what string, cause error) {
+		err = fmt.Errorf("%s: %w", what, cause)
+		q.failed.Store(true)
+		onError()
+	}
+	timer := time.NewTimer(interval)
+	timer.Stop()
+	unflushed := false
+	flush := func() {
+		if unflushed && err == nil {
+			if cause := flusher.Flush(); cause != nil {
+				fail("flushing the recording", cause)
+			}
+		}
+		unflushed = false
+	}
+	for {
+		select {
+		case b, ok := <-q.full:
+			if !ok {
+				flush()
+				return err
+			}
+			q.bytes.Add(-int64(b.Size()))
+			if err == nil {
+				if cause := w.WriteBatch(b); cause != nil {
+					fail("writing the recording", cause)
+				} else if flusher != nil && !unflushed {
+					unflushed = true
+					timer.Reset(interval)
+				}
+			}
+			if err != nil {
+				q.dropped.Add(uint64(len(b.Datagrams)))
+			}
+			b.Reset()
+			q.free <- b
+		case <-timer.C:
+			flush()
+		}
+	}
+}

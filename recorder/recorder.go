@@ -1,0 +1,189 @@
+// Package recorder receives multicast groups and hands what arrives, in batches,
+// to a writer.
+//
+//	socket -> receive loop -> batches of a bounded pool -> writing goroutine -> format.BatchWriter
+//
+// It knows nothing of files. Its first duty is the ledger of loss: every datagram
+// that the kernel accepted for one of our sockets is either handed to the writer
+// or counted, and the counts go into the recording.
+//
+// # Who loses what
+//
+// The receive loop copies datagrams from the kernel into batches and never waits
+// for a disk. While the writer is slow, batches queue up, to Options.Queue bytes;
+// when the queue is full the loop waits for a batch, the kernel's receive buffer
+// takes up what arrives, and only when that is full too is a datagram lost: the
+// kernel counts it, exactly. So there is one place of loss under load, and
+//
+//	sent to our groups = Stats.Datagrams + Stats.Dropped.Kernel
+//
+// holds to the datagram. Recorder.Pressure tells the writer how close that is.
+//
+// # Time
+//
+// A datagram's time is the kernel's, taken as it entered the machine, so that the
+// loop may sleep between bursts without blurring anything. Where the kernel gives
+// none the datagram carries format.FlagUserStamp.
+package recorder
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"time"
+
+	"castdeck/format"
+	"castdeck/internal/mcast"
+	"castdeck/internal/sock"
+)
+
+// Subscription is one group to record. It has the fields of mcast.Group, so that
+// one converts to the other.
+type Subscription struct {
+	// Group is a multicast address and a UDP port.
+	Group netip.AddrPort
+	// Source limits the group to one sender; the zero Addr is any source.
+	Source netip.Addr
+	// Interface is the name, index or own IP address of a network interface; where
+	// it is empty the kernel's routes decide.
+	Interface string
+}
+
+// MaxSubscriptions is the limit of format.Datagram's interface index.
+const MaxSubscriptions = 1 << 16
+
+// Options of a Recorder. The zero value is what most recordings want.
+type Options struct {
+	// Buffer is the receive buffer in bytes to ask the kernel for, per socket; 0 is
+	// 64 MiB. Without CAP_NET_ADMIN the kernel cuts it to net.core.rmem_max, in
+	// silence: compare with Stats.BufferBytes.
+	Buffer int
+	// Queue is the memory in bytes between receiving and writing; 0 is 256 MiB, and
+	// less than 2 MiB counts as 2 MiB. It is taken as it is needed.
+	Queue int64
+	// Count ends the recording after exactly so many datagrams; 0 is no limit.
+	Count uint64
+	// FlushInterval is the longest time that a datagram stays in a writer that is a
+	// format.Flusher; 0 is 1 s.
+	FlushInterval time.Duration
+	// StatsInterval is the time between two readings of the kernel's drop counters
+	// and, where something changed, two records of totals to the writer; 0 is 1 s.
+	StatsInterval time.Duration
+}
+
+const (
+	defaultQueue    = 256 << 20
+	minQueue        = 2 << 20
+	defaultInterval = time.Second
+)
+
+func (o Options) withDefaults() (Options, error) {
+	switch {
+	case o.Buffer < 0:
+		return o, fmt.Errorf("receive buffer of %d bytes", o.Buffer)
+	case o.Queue < 0:
+		return o, fmt.Errorf("queue of %d bytes", o.Queue)
+	case o.FlushInterval < 0:
+		return o, fmt.Errorf("flush interval of %v", o.FlushInterval)
+	case o.StatsInterval < 0:
+		return o, fmt.Errorf("statistics interval of %v", o.StatsInterval)
+	}
+	if o.Buffer == 0 {
+		o.Buffer = sock.DefaultBuffer
+	}
+	if o.Queue == 0 {
+		o.Queue = defaultQueue
+	}
+	o.Queue = max(o.Queue, minQueue)
+	if o.FlushInterval == 0 {
+		o.FlushInterval = defaultInterval
+	}
+	if o.StatsInterval == 0 {
+		o.StatsInterval = defaultInterval
+	}
+	return o, nil
+}
+
+// Dropped counts datagrams that did not get into the recording, or not whole.
+type Dropped struct {
+	// Kernel is what the kernel dropped on our sockets, mostly because the receive
+	// buffer was full.
+	Kernel uint64
+	// Writer is what was received and not written because the writer had failed.
+	Writer uint64
+	// Truncated datagrams are in the recording, but not all of their payload.
+	Truncated uint64
+}
+
+// SubscriptionStats are the counts of one subscription.
+type SubscriptionStats struct {
+	Datagrams, Bytes uint64
+	// Dropped is the kernel's count. Where many subscriptions share a socket, a loss
+	// is booked on the one whose datagram came next.
+	Dropped uint64
+	// Last is the time of the last datagram, in ns since the Unix epoch; 0 where
+	// none has come.
+	Last int64
+}
+
+// Stats are counts since Run began. All but QueueBytes and Dropped.Writer are of
+// one moment, at most some 20 ms ago while datagrams arrive; exact when Run has
+// returned.
+type Stats struct {
+	// Datagrams and Bytes (of payload) were received and recorded, less
+	// Dropped.Writer.
+	Datagrams, Bytes uint64
+	Dropped          Dropped
+	// Foreign counts datagrams that arrived on a socket shared by several groups
+	// and were for none of them, such as unicast to the same port. They are not
+	// recorded; where the kernel dropped some it counted them in Dropped.Kernel.
+	Foreign uint64
+	// QueueBytes wait for the writer.
+	QueueBytes int64
+	// BufferBytes is the receive buffer that the kernel granted; the least one
+	// where sockets differ.
+	BufferBytes int
+	// Calls of recvmmsg that returned datagrams: Datagrams / Calls is the batch
+	// fill. Wakeups are the times that the receiving thread woke from a sleep.
+	Calls, Wakeups uint64
+	// Errors of receiving, each tried again.
+	Errors uint64
+	// Sockets is how many the subscriptions were given.
+	Sockets int
+	// Subscriptions are in the order that Listen was given.
+	Subscriptions []SubscriptionStats
+}
+
+// check refuses what cannot be subscribed to.
+func check(subs []Subscription) error {
+	if len(subs) == 0 {
+		return errors.New("no group to record")
+	}
+	if len(subs) > MaxSubscriptions {
+		return fmt.Errorf("%d subscriptions, a recording has at most %d", len(subs), MaxSubscriptions)
+	}
+	seen := make(map[Subscription]bool, len(subs))
+	for _, s := range subs {
+		switch {
+		case !s.Group.Addr().IsMulticast() || s.Group.Addr().Is4In6():
+			return fmt.Errorf("%v is not a multicast address", s.Group.Addr())
+		case s.Group.Port() == 0:
+			return fmt.Errorf("%v: port 0 cannot be received on", s.Group.Addr())
+		case s.Source.IsValid() && s.Source.Is4() != s.Group.Addr().Is4():
+			return fmt.Errorf("%v: source and group are of different families", mcast.Group(s))
+		case seen[s]:
+			return fmt.Errorf("%v is subscribed to twice", mcast.Group(s))
+		}
+		seen[s] = true
+	}
+	return nil
+}
+
+// describe is the pcapng description of a subscription on a network interface.
+func describe(s Subscription, iface string) format.Interface {
+	text := mcast.Group{Group: s.Group, Source: s.Source}.String()
+	if iface != "" {
+		text += " on " + iface
+	}
+	return format.Interface{Name: iface, Description: text, LinkType: format.LinkTypeEthernet}
+}

@@ -1,0 +1,265 @@
+package recorder
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"runtime"
+	"slices"
+	"sync"
+	"sync/atomic"
+
+	"castdeck/format"
+	"castdeck/internal/mcast"
+	"castdeck/internal/sock"
+)
+
+// Recorder receives the groups of its subscriptions. Listen makes it, Run runs
+// it, once. Stats, Pressure, Interfaces and Close may be called from any
+// goroutine.
+type Recorder struct {
+	options    Options
+	interfaces []format.Interface
+	loop       *loop
+	queue      *queue
+	poller     *sock.Poller
+
+	published struct {
+		sync.Mutex
+		stats Stats
+	}
+
+	state struct {
+		sync.Mutex
+		started, closed bool
+	}
+	stop atomic.Bool
+	done chan struct{} // closed when Run has returned
+}
+
+// receivePerCall is how many datagrams one recvmmsg takes. More gains nothing
+// (the wakeup is the cost, not the call), and 64 slots stay in the cache.
+const receivePerCall = 64
+
+// Listen opens the sockets and joins all groups, or none: the error names the
+// first subscription that failed and why. From then on the kernel queues what
+// arrives; it is recorded when Run takes it, and what does not fit until then is
+// counted as dropped.
+//
+// Up to 64 subscriptions have a socket each; beyond, subscriptions to any source
+// on one interface and port share sockets, see SubscriptionStats.Dropped.
+// Subscribing to a group for any source and for one, both, records what that one
+// sends twice, once for each subscription; the same subscription twice is refused.
+func Listen(subs []Subscription, o Options) (*Recorder, error) {
+	o, err := o.withDefaults()
+	if err != nil {
+		return nil, err
+	}
+	if err := check(subs); err != nil {
+		return nil, err
+	}
+	r := &Recorder{options: o, queue: newQueue(o.Queue, len(subs)), done: make(chan struct{})}
+	devices, err := r.resolve(subs)
+	if err != nil {
+		return nil, err
+	}
+	sockets := plan(subs, mcast.MaxMemberships())
+	l := &loop{queue: r.queue, count: o.Count, interval: o.StatsInterval.Nanoseconds(),
+		subs: make([]subscription, len(subs)), publish: r.publish, stop: &r.stop}
+	r.loop = l
+	if err := r.open(subs, devices, sockets); err != nil {
+		r.release()
+		return nil, err
+	}
+	r.publish(l)
+	return r, nil
+}
+
+// resolve finds the network interface of each subscription, nil where none is
+// named, and fills r.interfaces.
+func (r *Recorder) resolve(subs []Subscription) ([]*net.Interface, error) {
+	found := map[string]*net.Interface{"": nil}
+	devices := make([]*net.Interface, len(subs))
+	for i, s := range subs {
+		dev, ok := found[s.Interface]
+		if !ok {
+			var err error
+			if dev, err = mcast.Interface(s.Interface); err != nil {
+				return nil, err
+			}
+			found[s.Interface] = dev
+		}
+		devices[i] = dev
+		name := ""
+		if dev != nil {
+			name = dev.Name
+		}
+		r.interfaces = append(r.interfaces, describe(s, name))
+	}
+	return devices, nil
+}
+
+func (r *Recorder) open(subs []Subscription, devices []*net.Interface, sockets [][]int) error {
+	var err error
+	l := r.loop
+	if l.receiver, err = sock.NewReceiver(receivePerCall); err != nil {
+		return err
+	}
+	l.recv = l.receiver.Recv
+	if r.poller, err = sock.NewPoller(min(len(sockets), 1024)); err != nil {
+		return err
+	}
+	l.poller = r.poller
+	l.ready = make([]int, min(len(sockets), 1024))
+	for key, members := range sockets {
+		config := sock.ListenConfig{Buffer: r.options.Buffer}
+		for _, i := range members {
+			config.Memberships = append(config.Memberships,
+				sock.Membership{Group: subs[i].Group, Source: subs[i].Source, Interface: devices[i]})
+		}
+		conn, err := sock.Listen(config)
+		if err != nil {
+			return err
+		}
+		s := &socket{conn: conn, buffer: conn.Buffer()}
+		l.sockets = append(l.sockets, s)
+		if dev := devices[members[0]]; dev != nil && !subs[members[0]].Group.Addr().Is4() {
+			s.device = uint32(dev.Index)
+		}
+		for _, i := range members {
+			s.groups = append(s.groups, groupIndex{subs[i].Group.Addr(), uint16(i)})
+		}
+		slices.SortFunc(s.groups, func(a, b groupIndex) int { return cmp.Or(a.addr.Compare(b.addr), cmp.Compare(a.sub, b.sub)) })
+		if err := r.poller.Add(conn, key); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Interfaces describes the subscriptions, in their order; a datagram's Interface
+// is an index into it.
+func (r *Recorder) Interfaces() []format.Interface { return slices.Clone(r.interfaces) }
+
+// Run records until ctx ends, Options.Count datagrams have come, or something
+// fails. It then leaves the groups, takes what the kernel still holds (not with
+// Count), reads the last drop counters, waits until w has written everything, and
+// flushes w where it is a format.Flusher.
+//
+// It returns the first error of w or of receiving; nil where ctx ended or the
+// count was reached; an error that wraps net.ErrClosed after Close. It may be
+// called once. Batches belong to w only during WriteBatch. WriteBatch and Flush
+// are called by one goroutine; while one of them hangs, so does the end of Run.
+func (r *Recorder) Run(ctx context.Context, w format.BatchWriter) error {
+	r.state.Lock()
+	switch {
+	case r.state.closed:
+		r.state.Unlock()
+		return fmt.Errorf("recorder: %w", net.ErrClosed)
+	case r.state.started:
+		r.state.Unlock()
+		return errors.New("recorder: Run was called before")
+	}
+	r.state.started = true
+	r.state.Unlock()
+	defer close(r.done)
+
+	cancel := context.AfterFunc(ctx, r.end)
+	defer cancel()
+	writer := make(chan error, 1)
+	go func() { writer <- r.queue.write(w, r.options.FlushInterval, r.end) }()
+
+	// The loop sleeps by system call; on a thread of its own that does not drag
+	// other goroutines along.
+	runtime.LockOSThread()
+	err := r.loop.run()
+	last := r.loop.finish()
+	runtime.UnlockOSThread()
+	close(r.queue.full)
+	// The loop fails before the writer does, or ends without an error because the
+	// writer has failed.
+	err = cmp.Or(err, <-writer, last)
+	r.publish(r.loop)
+	r.state.Lock()
+	defer r.state.Unlock()
+	if err == nil && r.state.closed {
+		err = fmt.Errorf("recorder: %w", net.ErrClosed)
+	}
+	return err
+}
+
+// end makes the receive loop stop soon.
+func (r *Recorder) end() {
+	r.stop.Store(true)
+	r.poller.Wake()
+}
+
+// publish copies the loop's counts to where any goroutine may read them. The
+// loop's goroutine calls it.
+func (r *Recorder) publish(l *loop) {
+	p := &r.published
+	p.Lock()
+	defer p.Unlock()
+	subs := p.stats.Subscriptions
+	p.stats = l.stats
+	p.stats.Sockets = len(l.sockets)
+	for i, s := range l.sockets {
+		if i == 0 || s.buffer < p.stats.BufferBytes {
+			p.stats.BufferBytes = s.buffer
+		}
+	}
+	if subs == nil {
+		subs = make([]SubscriptionStats, len(l.subs))
+	}
+	for i := range l.subs {
+		subs[i] = l.subs[i].SubscriptionStats
+	}
+	p.stats.Subscriptions = subs
+}
+
+// Stats returns the counts as they were last published.
+func (r *Recorder) Stats() Stats {
+	p := &r.published
+	p.Lock()
+	s := p.stats
+	s.Subscriptions = slices.Clone(s.Subscriptions)
+	p.Unlock()
+	s.QueueBytes = r.queue.bytes.Load()
+	s.Dropped.Writer = r.queue.dropped.Load()
+	return s
+}
+
+// Pressure is how full the queue to the writer is, 0 to 1. A writer that
+// compresses had better store from about a half on.
+func (r *Recorder) Pressure() float64 { return r.queue.pressure() }
+
+// Close ends Run and waits for it, then closes the sockets, which leaves the
+// groups. It may be called again, and must be called also where Run never was.
+func (r *Recorder) Close() error {
+	r.state.Lock()
+	first := !r.state.closed
+	r.state.closed = true
+	started := r.state.started
+	r.state.Unlock()
+	if started {
+		r.end()
+		<-r.done
+	}
+	if !first {
+		return nil
+	}
+	return r.release()
+}
+
+func (r *Recorder) release() error {
+	var errs []error
+	for _, s := range r.loop.sockets {
+		errs = append(errs, s.conn.Close())
+	}
+	if r.poller != nil {
+		errs = append(errs, r.poller.Close())
+	}
+	return errors.Join(errs...)
+}
