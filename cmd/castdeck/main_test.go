@@ -1,0 +1,155 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"net/netip"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"castdeck/bench"
+	"castdeck/format"
+	"castdeck/format/segment"
+	"castdeck/internal/netnstest"
+)
+
+// TestMain runs everything in a network namespace: the tests in this process, and
+// the castdeck commands that scripts start, which inherit it.
+func TestMain(m *testing.M) {
+	if filepath.Base(os.Args[0]) == "castdeck" { // started by a script
+		os.Unsetenv("CASTDECK_TEST_OUTSIDE")
+		testscript.Main(m, commands)
+	}
+	netnstest.Main(scriptMain{m})
+}
+
+type scriptMain struct{ m *testing.M }
+
+// Run runs the tests with the commands on the PATH; it does not return.
+func (s scriptMain) Run() int {
+	testscript.Main(s.m, commands)
+	return 0
+}
+
+var commands = map[string]func(){
+	"castdeck": func() {
+		ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+		defer stop()
+		os.Exit(run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
+	},
+}
+
+func TestScripts(t *testing.T) {
+	netnstest.Require(t)
+	testscript.Run(t, testscript.Params{
+		Dir: "testdata",
+		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
+			"feed":   scriptFeed,
+			"joined": scriptJoined,
+			"cut":    scriptCut,
+			"flip":   scriptFlip,
+			"exit":   scriptExit,
+		},
+		RequireUniqueNames: true,
+	})
+}
+
+// scriptFeed makes a sealed recording: feed FILE COUNT.
+func scriptFeed(ts *testscript.TestScript, _ bool, args []string) {
+	n, err := strconv.Atoi(args[1])
+	ts.Check(err)
+	c, _ := format.CompressionOf(args[0])
+	w, err := segment.Create(ts.MkAbs(args[0]), segment.Options{
+		Compression: c, ChunkSize: 8 << 10, Interfaces: []format.Interface{{Name: "eth0", Description: "a feed", LinkType: 1}},
+		Info: format.SegmentInfo{Made: true, Host: "somewhere", Clock: "made up", Start: 1_700_000_000_000_000_000},
+	})
+	ts.Check(err)
+	feed := bench.NewFeed(bench.FeedOptions{
+		Groups: []netip.AddrPort{netip.MustParseAddrPort("239.1.1.1:5000"), netip.MustParseAddrPort("239.1.1.2:5000")},
+		Count:  n, Rate: 1000, MinSize: 100, Start: 1_700_000_000_000_000_000,
+	})
+	var b format.Batch
+	for feed.ReadBatch(&b) == nil {
+		ts.Check(w.WriteBatch(&b))
+	}
+	ts.Check(w.Close())
+}
+
+// scriptJoined waits until groups are joined in this namespace: joined GROUP...
+func scriptJoined(ts *testscript.TestScript, _ bool, args []string) {
+	for _, a := range args {
+		ts.Check(waitJoined(netip.MustParseAddr(a)))
+	}
+}
+
+// waitJoined waits, for at most 30 s, until the kernel lists the group as joined.
+func waitJoined(group netip.Addr) error {
+	b := group.As4()
+	// /proc/net/igmp prints the address as a number of the machine's byte order.
+	want := fmt.Sprintf("%02X%02X%02X%02X", b[3], b[2], b[1], b[0])
+	for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline); time.Sleep(2 * time.Millisecond) {
+		f, err := os.Open("/proc/self/net/igmp")
+		if err != nil {
+			return err
+		}
+		found := false
+		for s := bufio.NewScanner(f); s.Scan(); {
+			found = found || strings.Contains(s.Text(), want)
+		}
+		f.Close()
+		if found {
+			return nil
+		}
+	}
+	return fmt.Errorf("nobody joined %s within 30 s", group)
+}
+
+// scriptCut shortens a file by N bytes: cut FILE N.
+func scriptCut(ts *testscript.TestScript, _ bool, args []string) {
+	path := ts.MkAbs(args[0])
+	n, err := strconv.ParseInt(args[1], 10, 64)
+	ts.Check(err)
+	st, err := os.Stat(path)
+	ts.Check(err)
+	ts.Check(os.Truncate(path, st.Size()-n))
+}
+
+// scriptFlip changes the byte in the middle of a file: flip FILE.
+func scriptFlip(ts *testscript.TestScript, _ bool, args []string) {
+	b := []byte(ts.ReadFile(args[0]))
+	b[len(b)/2] ^= 0xFF
+	ts.Check(os.WriteFile(ts.MkAbs(args[0]), b, 0o644))
+}
+
+// scriptExit runs castdeck and checks its exit code: exit CODE ARGS...; stdout and
+// stderr can be matched afterwards.
+func scriptExit(ts *testscript.TestScript, _ bool, args []string) {
+	err := ts.Exec("castdeck", args[1:]...)
+	code := 0
+	if err != nil {
+		var ok bool
+		if code, ok = exitCode(err); !ok {
+			ts.Fatalf("castdeck %v: %v", args[1:], err)
+		}
+	}
+	if want, _ := strconv.Atoi(args[0]); code != want {
+		ts.Fatalf("castdeck %v: exit code %d, want %d", args[1:], code, want)
+	}
+}
+
+func exitCode(err error) (int, bool) {
+	e, ok := err.(interface{ ExitCode() int })
+	if !ok {
+		return 0, false
+	}
+	return e.ExitCode(), true
+}
