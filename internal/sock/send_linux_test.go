@@ -25,34 +25,6 @@ func ifaceOf(t testing.TB, name string) *net.Interface {
 	return iface
 }
 
-// veth is netnstest.Veth once the pair carries traffic: a link comes up some
-// milliseconds after it was told to, and until then the kernel drops IPv4 without
-// a word and has no IPv6 route. The multicast route is the last that it adds.
-func veth(t testing.TB) (tx, rx string) {
-	t.Helper()
-	tx, rx = netnstest.Veth(t)
-	deadline := time.Now().Add(5 * time.Second)
-	for _, name := range []string{tx, rx} {
-		link, err := netlink.LinkByName(name)
-		if err != nil {
-			t.Fatal(err)
-		}
-		_, all, _ := net.ParseCIDR("ff00::/8")
-		filter := &netlink.Route{LinkIndex: link.Attrs().Index, Table: unix.RT_TABLE_LOCAL, Dst: all}
-		for {
-			routes, err := netlink.RouteListFiltered(unix.AF_INET6, filter, netlink.RT_FILTER_OIF|netlink.RT_FILTER_TABLE|netlink.RT_FILTER_DST)
-			if err == nil && len(routes) > 0 {
-				break
-			}
-			if time.Now().After(deadline) {
-				t.Fatalf("%s did not come up: %v", name, err)
-			}
-			time.Sleep(time.Millisecond)
-		}
-	}
-	return tx, rx
-}
-
 // got is one datagram as a receiver or sniffer saw it.
 type got struct {
 	payload []byte
@@ -228,7 +200,7 @@ var bothVersions = []struct{ name, group, other string }{
 func TestSendArrivesWhole(t *testing.T) {
 	for _, v := range bothVersions {
 		t.Run(v.name, func(t *testing.T) {
-			txName, rxName := veth(t)
+			txName, rxName := netnstest.Veth(t)
 			tx, rx := ifaceOf(t, txName), ifaceOf(t, rxName)
 			group := netip.MustParseAddrPort(v.group)
 			r := newTap(t, group, rx)
@@ -269,7 +241,7 @@ func TestSendArrivesWhole(t *testing.T) {
 func TestSendTTLDefaultsTo1(t *testing.T) {
 	for _, v := range bothVersions {
 		t.Run(v.name, func(t *testing.T) {
-			txName, rxName := veth(t)
+			txName, rxName := netnstest.Veth(t)
 			tx := ifaceOf(t, txName)
 			group := netip.MustParseAddrPort(v.group)
 			r := newTap(t, group, ifaceOf(t, rxName))
@@ -293,7 +265,7 @@ func TestSendTTLDefaultsTo1(t *testing.T) {
 func TestSendLoopback(t *testing.T) {
 	for _, v := range bothVersions {
 		t.Run(v.name, func(t *testing.T) {
-			txName, rxName := veth(t)
+			txName, rxName := netnstest.Veth(t)
 			tx := ifaceOf(t, txName)
 			group := netip.MustParseAddrPort(v.group)
 			near, far := newTap(t, group, tx), newTap(t, group, ifaceOf(t, rxName))
@@ -318,27 +290,47 @@ func TestSendLoopback(t *testing.T) {
 }
 
 // Two veth pairs: what is sent out of one must not be seen on the other, whatever
-// the routes say (they lead to lo).
+// the routes say (they lead to lo), and although both have the source address
+// (bind alone leaves by the device that the kernel takes for its owner).
 func TestSendLeavesByTheInterface(t *testing.T) {
 	for _, v := range bothVersions {
 		t.Run(v.name, func(t *testing.T) {
-			txName, rxName := veth(t)
-			otherName, _ := veth(t)
-			tx := ifaceOf(t, txName)
 			group := netip.MustParseAddrPort(v.group)
-			r := newTap(t, group, ifaceOf(t, rxName))
-			other, lo := newSniffer(t, ifaceOf(t, otherName)), newSniffer(t, ifaceOf(t, "lo"))
-			s := newTestSender(t, SenderOptions{Interface: tx})
-			socket, _, err := s.Socket(40003, group.Addr().Is6())
-			if err != nil {
-				t.Fatal(err)
+			lo := newSniffer(t, ifaceOf(t, "lo"))
+			var txs [2]*net.Interface
+			var taps, sniffers [2]*tap
+			for i := range txs {
+				tx, rx := netnstest.Veth(t)
+				link, err := netlink.LinkByName(tx)
+				if err != nil {
+					t.Fatal(err)
+				}
+				address, err := netlink.ParseAddr("10.88.1.1/24")
+				if err != nil {
+					t.Fatal(err)
+				}
+				if err := netlink.AddrAdd(link, address); err != nil {
+					t.Fatal(err)
+				}
+				txs[i], taps[i], sniffers[i] = ifaceOf(t, tx), newTap(t, group, ifaceOf(t, rx)), newSniffer(t, ifaceOf(t, tx))
 			}
-			if _, err := s.Send(socket, fill(NewSockaddr(group, tx), []byte("x")), 0, 1); err != nil {
-				t.Fatal(err)
-			}
-			r.next()
-			if n := other.udp(group.Port()); n != 0 {
-				t.Errorf("%d datagrams left by %s", n, otherName)
+			for i := range txs {
+				s := newTestSender(t, SenderOptions{Interface: txs[i]})
+				s.source = netip.MustParseAddr("10.88.1.1")
+				socket, _, err := s.Socket(uint16(40003+i), group.Addr().Is6())
+				if err != nil {
+					t.Fatal(err)
+				}
+				if _, err := s.Send(socket, fill(NewSockaddr(group, txs[i]), []byte("x")), 0, 1); err != nil {
+					t.Fatal(err)
+				}
+				taps[i].next()
+				if n := sniffers[i].udp(group.Port()); n != 1 {
+					t.Errorf("%d datagrams left by %s, want 1", n, txs[i].Name)
+				}
+				if n := sniffers[1-i].udp(group.Port()); n != 0 {
+					t.Errorf("sent out of %s: %d datagrams left by %s", txs[i].Name, n, txs[1-i].Name)
+				}
 			}
 			if n := lo.udp(group.Port()); n != 0 {
 				t.Errorf("%d datagrams left by lo", n)
@@ -411,7 +403,7 @@ func TestSendReportsWhichFailed(t *testing.T) {
 func TestSendCountsWhatTheQueueDrops(t *testing.T) {
 	for _, v := range bothVersions {
 		t.Run(v.name, func(t *testing.T) {
-			txName, rxName := veth(t)
+			txName, rxName := netnstest.Veth(t)
 			tx := ifaceOf(t, txName)
 			link, err := netlink.LinkByName(txName)
 			if err != nil {
@@ -420,7 +412,7 @@ func TestSendCountsWhatTheQueueDrops(t *testing.T) {
 			// 1 Mbit/s, room for some 15 datagrams.
 			err = netlink.QdiscAdd(&netlink.Tbf{
 				QdiscAttrs: netlink.QdiscAttrs{LinkIndex: link.Attrs().Index, Handle: netlink.MakeHandle(1, 0), Parent: netlink.HANDLE_ROOT},
-				Rate:       125_000, Limit: 5000, Buffer: 20_000,
+				Rate:       125_000, Limit: 5000, Buffer: netlink.Xmittime(125_000, 5000),
 			})
 			if err != nil {
 				t.Skipf("no tbf queue here: %v", err)
@@ -452,8 +444,8 @@ func TestSendCountsWhatTheQueueDrops(t *testing.T) {
 					t.Fatalf("message %d: %v", next, err)
 				}
 			}
-			if dropped == 0 {
-				t.Error("the queue dropped nothing: the test shows nothing")
+			if dropped == 0 || sent == 0 {
+				t.Errorf("the queue dropped %d and passed %d: the test shows half", dropped, sent)
 			}
 			if sent+dropped != attempted {
 				t.Errorf("%d sent + %d dropped, want %d", sent, dropped, attempted)
@@ -587,7 +579,7 @@ func TestSocketPortInUse(t *testing.T) {
 func TestWarmSendsNothing(t *testing.T) {
 	for _, v := range bothVersions {
 		t.Run(v.name, func(t *testing.T) {
-			txName, rxName := veth(t)
+			txName, rxName := netnstest.Veth(t)
 			tx := ifaceOf(t, txName)
 			group := netip.MustParseAddrPort(v.group)
 			sniffer := newSniffer(t, tx)
@@ -598,9 +590,10 @@ func TestWarmSendsNothing(t *testing.T) {
 				t.Fatal(err)
 			}
 			dst := NewSockaddr(group, tx)
-			s.Warm(socket, dst)
+			m := fill(dst, []byte("real"))
+			s.Warm(socket, m, 0)
 			// A real one behind it: when that is here, the others would be too.
-			if _, err := s.Send(socket, fill(dst, []byte("real")), 0, 1); err != nil {
+			if _, err := s.Send(socket, m, 0, 1); err != nil {
 				t.Fatal(err)
 			}
 			if g := r.next(); string(g.payload) != "real" {
@@ -694,7 +687,7 @@ func TestErrnoName(t *testing.T) {
 
 func BenchmarkSend(b *testing.B) {
 	netnstest.Require(b)
-	txName, _ := veth(b)
+	txName, _ := netnstest.Veth(b)
 	tx := ifaceOf(b, txName)
 	for _, n := range []int{1, 16, 64} {
 		b.Run(fmt.Sprintf("batch=%d", n), func(b *testing.B) {

@@ -46,7 +46,7 @@ func (s *Sender) Send(socket int, m *Messages, from, to int) (sent int, err erro
 }
 
 // Warm does nothing.
-func (s *Sender) Warm(socket int, dst *Sockaddr) {}
+func (s *Sender) Warm(socket int, m *Messages, i int) {}
 
 // Close does nothing.
 func (s *Sender) Close() error { return nil }

@@ -1,0 +1,77 @@
+package replayer
+
+import (
+	"sort"
+	"sync/atomic"
+
+	"castdeck/internal/sock"
+)
+
+// Clock is the time that a replay runs by. Both methods are called by the sending
+// goroutine only.
+type Clock interface {
+	// Now is a monotonic time in ns; its zero is arbitrary.
+	Now() int64
+	// SleepUntil returns at deadline or later, for a deadline in the past at once.
+	// It is not called with deadlines more than 50 ms ahead.
+	SleepUntil(deadline int64)
+}
+
+// machineClock is the kernel's CLOCK_MONOTONIC.
+type machineClock struct{}
+
+func (machineClock) Now() int64                { return sock.Now() }
+func (machineClock) SleepUntil(deadline int64) { sock.SleepUntil(deadline) }
+
+const (
+	// The guard is the part of a wait that is spun rather than slept, in ns: what
+	// a sleep is usually late by, within these bounds. Below 20 us the spin would
+	// miss the ordinary wakeup; above 200 us it costs more CPU than it is worth.
+	minGuard, maxGuard = 20_000, 200_000
+	// longestSleep bounds how long a stop waits for the sender, in ns.
+	longestSleep = 50_000_000
+)
+
+// pacer waits for due times: it sleeps until a guard before, then spins.
+type pacer struct {
+	clock Clock
+	guard int64 // ns
+	// stopped ends a wait; another goroutine sets it.
+	stopped *atomic.Bool
+}
+
+// calibrate sets the guard from what short sleeps are late by on this thread now.
+// It takes some 5 ms.
+func (p *pacer) calibrate() {
+	const trials, nap = 31, 100_000
+	late := make([]int64, trials)
+	for i := range late {
+		deadline := p.clock.Now() + nap
+		p.clock.SleepUntil(deadline)
+		late[i] = p.clock.Now() - deadline
+	}
+	sort.Slice(late, func(i, j int) bool { return late[i] < late[j] })
+	// The ninth decile and half of it again: a stray wakeup says nothing about the
+	// usual one, and the spin has to begin before the moment, not at it.
+	usual := late[trials*9/10]
+	p.guard = min(max(usual+usual/2, minGuard), maxGuard)
+}
+
+// A sleep by RawSyscall6, which keeps the thread's processor instead of handing it
+// over and asking for it back, was tried: in 7 alternating runs of 20 kpps on two
+// busy cores p99 was 74 us against 75 us, at 1 kpps it was worse.
+
+// wait returns the time as soon as it is at or past due, or when the pacer was
+// stopped.
+func (p *pacer) wait(due int64) (now int64) {
+	for {
+		now = p.clock.Now()
+		left := due - now
+		if left <= 0 || p.stopped.Load() {
+			return now
+		}
+		if left > p.guard {
+			p.clock.SleepUntil(now + min(left-p.guard, longestSleep))
+		}
+	}
+}

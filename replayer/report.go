@@ -1,0 +1,211 @@
+package replayer
+
+import (
+	"fmt"
+	"net/netip"
+	"sort"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"castdeck/internal/sock"
+
+	"github.com/HdrHistogram/hdrhistogram-go"
+)
+
+// Report is what a Run did. For every datagram of the source that was read:
+//
+//	read = Datagrams + SendErrors + Skipped.Total() + those read ahead when it was stopped
+type Report struct {
+	// Datagrams and Bytes (UDP payload) that the kernel took and its queue did not
+	// drop.
+	Datagrams, Bytes uint64
+	// SendErrors counts datagrams that the kernel refused; none of them left. Their
+	// causes by errno, such as "ENOBUFS": the queue of the interface was full.
+	SendErrors uint64
+	Causes     map[string]uint64
+	// LateErrors counts what came back by ICMP for datagrams that had left, at
+	// least: a unicast destination where nobody listens. They are among Datagrams.
+	LateErrors uint64
+	// Skipped are datagrams that were not meant to be sent, by cause.
+	Skipped Skipped
+	// Damaged counts the places of the source that could not be read, and Damage
+	// holds the first 100 of them: *format.CorruptError, or what wraps it.
+	Damaged uint64
+	Damage  []error
+	// RecordedDrops counts datagrams that were lost when the recording was made,
+	// as far as it says so.
+	RecordedDrops uint64
+	// PortsNotKept counts recorded source ports, for each IP version, whose
+	// datagrams left from another port: see Options.MaxSockets.
+	PortsNotKept uint64
+	// Duration is the time from when the first datagram was due until the last had
+	// left. Recorded is the recorded time between the first and the latest datagram
+	// that was sent or refused by the kernel; gaps that MaxGap shortened count in
+	// full.
+	Duration, Recorded time.Duration
+	// ShortenedGaps counts the gaps that MaxGap shortened, by GapsRemoved together;
+	// like Skipped, Damaged and RecordedDrops it includes what was read ahead when
+	// the replay was stopped.
+	ShortenedGaps uint64
+	GapsRemoved   time.Duration
+	// RatePPS is Datagrams over Duration, in datagrams per second; 0 where there
+	// was only one moment.
+	RatePPS float64
+	// Lateness is the time at which datagrams had left minus the time they were
+	// due; empty with Pacing.Max, where nothing has a time of its own.
+	Lateness Lateness
+	// Destinations are what went where, in order of address; after the first 65,536
+	// the rest is counted together under the zero AddrPort.
+	Destinations []DestinationReport
+}
+
+// Skipped counts datagrams that were not meant to be sent.
+type Skipped struct {
+	NotUDP    uint64 // packets that are not UDP, or have no destination
+	Truncated uint64 // datagrams that were not recorded whole
+	Filtered  uint64 // not among Options.Only
+}
+
+// Total is the sum of all causes.
+func (s Skipped) Total() uint64 { return s.NotUDP + s.Truncated + s.Filtered }
+
+// Lateness are percentiles in ns, exact to three digits, of how late datagrams
+// left; Max is exact. None is negative. The time is taken when the system call
+// that carried a datagram has returned, so it includes that call and is an upper
+// bound for all datagrams of a call but the last.
+type Lateness struct {
+	Count                    int64
+	P50, P90, P99, P999, Max int64
+	// Histogram holds all values; it belongs to the caller. nil where Count is 0.
+	Histogram *hdrhistogram.Histogram
+}
+
+// DestinationReport is what went to one destination (after the mappings).
+type DestinationReport struct {
+	Destination      netip.AddrPort
+	Datagrams, Bytes uint64
+	SendErrors       uint64
+	MaxLateness      int64 // ns
+}
+
+// report gathers what both sides counted; both have ended.
+func (o *outlet) report(f *feeder) Report {
+	r := Report{
+		Datagrams: o.datagrams, Bytes: o.bytes, SendErrors: o.errors, Causes: map[string]uint64{},
+		Skipped: f.skipped, Damaged: f.damaged, Damage: f.damage, RecordedDrops: f.recordedDrops,
+		Recorded:      time.Duration(o.recorded()),
+		ShortenedGaps: f.schedule.shortened, GapsRemoved: time.Duration(f.schedule.removed),
+	}
+	for n, count := range o.byErrno {
+		switch {
+		case count == 0:
+		case n == 0:
+			r.Causes["other"] = count
+		default:
+			r.Causes[sock.ErrnoName(syscall.Errno(n))] = count
+		}
+	}
+	if o.lastSent != 0 {
+		r.Duration = time.Duration(o.lastSent - o.anchor)
+	}
+	if r.Duration > 0 {
+		r.RatePPS = float64(r.Datagrams) / r.Duration.Seconds()
+	}
+	if n := o.lateness.TotalCount(); n > 0 {
+		r.Lateness = Lateness{
+			Count: n, Max: o.maxLateness, Histogram: o.lateness,
+			P50: o.quantile(50), P90: o.quantile(90), P99: o.quantile(99), P999: o.quantile(99.9),
+		}
+	}
+	all := f.order
+	sort.Slice(all, func(i, j int) bool {
+		return all[i].destination.Compare(all[j].destination) < 0
+	})
+	if f.other != nil {
+		all = append(all, f.other)
+	}
+	for _, c := range all {
+		r.Destinations = append(r.Destinations, DestinationReport{
+			Destination: c.destination, Datagrams: c.datagrams, Bytes: c.bytes, SendErrors: c.errors, MaxLateness: c.maxLateness,
+		})
+	}
+	return r
+}
+
+// quantile rounds up to the histogram's resolution, but not beyond what happened.
+func (o *outlet) quantile(q float64) int64 {
+	return min(o.lateness.ValueAtQuantile(q), o.maxLateness)
+}
+
+// String is the report on one line, for logs and tests.
+func (r Report) String() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%d datagrams, %d bytes in %s (recorded %s), %.0f/s", r.Datagrams, r.Bytes, r.Duration, r.Recorded, r.RatePPS)
+	if r.SendErrors > 0 {
+		names := make([]string, 0, len(r.Causes))
+		for name := range r.Causes {
+			names = append(names, name)
+		}
+		sort.Strings(names)
+		fmt.Fprintf(&b, ", %d not sent", r.SendErrors)
+		for _, name := range names {
+			fmt.Fprintf(&b, " %s:%d", name, r.Causes[name])
+		}
+	}
+	if n := r.Skipped.Total(); n > 0 {
+		fmt.Fprintf(&b, ", %d skipped (%d not UDP, %d truncated, %d not selected)", n, r.Skipped.NotUDP, r.Skipped.Truncated, r.Skipped.Filtered)
+	}
+	if r.Damaged > 0 {
+		fmt.Fprintf(&b, ", %d damaged places", r.Damaged)
+	}
+	if l := r.Lateness; l.Count > 0 {
+		fmt.Fprintf(&b, ", lateness p50 %s p90 %s p99 %s p99.9 %s max %s", time.Duration(l.P50), time.Duration(l.P90),
+			time.Duration(l.P99), time.Duration(l.P999), time.Duration(l.Max))
+	}
+	return b.String()
+}
+
+// Stats is where a Run is.
+type Stats struct {
+	// Datagrams and Bytes sent so far, and datagrams that the kernel refused.
+	Datagrams, Bytes, SendErrors uint64
+	// Position is the recorded time of the last datagram sent, ns since the Unix
+	// epoch; 0 before the first.
+	Position int64
+	// Lateness of the last datagram sent, and the largest so far, in ns.
+	Lateness, MaxLateness int64
+}
+
+// stats are published by the outlet once for each system call.
+type stats struct {
+	datagrams, bytes, sendErrors    atomic.Uint64
+	position, lateness, maxLateness atomic.Int64
+}
+
+func (s *stats) reset() {
+	s.datagrams.Store(0)
+	s.bytes.Store(0)
+	s.sendErrors.Store(0)
+	s.position.Store(0)
+	s.lateness.Store(0)
+	s.maxLateness.Store(0)
+}
+
+func (s *stats) publish(datagrams, bytes uint64, position, lateness, maxLateness int64) {
+	s.datagrams.Store(datagrams)
+	s.bytes.Store(bytes)
+	s.position.Store(position)
+	s.lateness.Store(lateness)
+	s.maxLateness.Store(maxLateness)
+}
+
+// Stats tells where the current Run is, or how the last one ended. Each number is
+// right by itself; they are not taken at one moment. Safe for concurrent use.
+func (r *Replayer) Stats() Stats {
+	return Stats{
+		Datagrams: r.stats.datagrams.Load(), Bytes: r.stats.bytes.Load(), SendErrors: r.stats.sendErrors.Load(),
+		Position: r.stats.position.Load(), Lateness: r.stats.lateness.Load(), MaxLateness: r.stats.maxLateness.Load(),
+	}
+}

@@ -1,0 +1,259 @@
+package replayer
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+
+	"castdeck/format"
+	"castdeck/internal/sock"
+)
+
+// ring carries prepared batches from the feeder to the outlet and empty ones
+// back. Its slots are made once: what they hold bounds the memory.
+type ring struct {
+	free chan *slot
+	full chan *slot    // the feeder closes it at its end
+	quit chan struct{} // closed when the outlet takes no more
+}
+
+func newRing(slots int) *ring {
+	r := &ring{free: make(chan *slot, slots), full: make(chan *slot, slots), quit: make(chan struct{})}
+	for range slots {
+		r.free <- &slot{messages: sock.NewMessages(0)}
+	}
+	return r
+}
+
+// slot is one batch with what the outlet needs to send it. Either the feeder or
+// the outlet has it.
+type slot struct {
+	batch    format.Batch
+	entries  []entry        // of the datagrams that are sent
+	messages *sock.Messages // one for each entry
+}
+
+// entry is one datagram to send.
+type entry struct {
+	due    int64 // ns after the anchor
+	time   int64 // recorded, ns since the Unix epoch
+	counts *counts
+	socket int32
+	size   int32 // payload bytes
+}
+
+// counts are what the outlet counts for one destination. The feeder makes it, the
+// outlet alone writes it, and it is read when both are done.
+type counts struct {
+	destination netip.AddrPort
+	datagrams   uint64
+	bytes       uint64
+	errors      uint64
+	maxLateness int64 // largest lateness, ns
+}
+
+// route is what the feeder decided for datagrams of one source and destination.
+type route struct {
+	src, dst netip.AddrPort
+	known    bool
+	selected bool
+	socket   int32
+	sockaddr *sock.Sockaddr
+	counts   *counts
+}
+
+const (
+	// routeCache is the number of routes at hand; a power of two. Streams beyond it
+	// cost more time, not more memory.
+	routeCache = 2048
+	// maxDestinations bounds the destinations with counts of their own. Further ones
+	// are counted together.
+	maxDestinations = 65536
+	// maxDamage bounds the damages that are kept; all are counted.
+	maxDamage = 100
+	// maxBarren is how many damages in a row without a datagram are taken for a
+	// source that does not move on.
+	maxBarren = 1 << 20
+)
+
+// feeder reads the source, decides about every datagram and hands prepared slots
+// to the outlet. Its results are valid when ring.full is closed.
+type feeder struct {
+	src      format.BatchReader
+	ring     *ring
+	policy   *policy
+	sender   *sock.Sender
+	iface    *net.Interface
+	schedule schedule
+
+	routes       []route
+	destinations map[netip.AddrPort]*counts
+	order        []*counts // of first appearance
+	other        *counts   // beyond maxDestinations
+
+	skipped       Skipped
+	recordedDrops uint64
+	damage        []error
+	damaged       uint64
+	err           error // why it ended, nil at the end of the source
+}
+
+// prepare makes the tables, so that run does not do it while the first datagram
+// waits.
+func (f *feeder) prepare() {
+	f.routes = make([]route, routeCache)
+	f.destinations = make(map[netip.AddrPort]*counts)
+}
+
+func (f *feeder) run() {
+	defer close(f.ring.full)
+	barren := 0
+	for {
+		var s *slot
+		select {
+		case s = <-f.ring.free:
+		case <-f.ring.quit:
+			return
+		}
+		for {
+			err := f.src.ReadBatch(&s.batch)
+			if err == nil {
+				barren = 0
+				var refused error
+				if refused = f.fill(s); len(s.entries) > 0 {
+					f.ring.full <- s // never blocks: it has room for every slot
+				}
+				if refused != nil {
+					f.err = refused
+					return
+				}
+				if len(s.entries) > 0 {
+					break // on to the next slot
+				}
+			} else {
+				var corrupt *format.CorruptError
+				switch {
+				case errors.Is(err, io.EOF):
+					return
+				case !errors.As(err, &corrupt):
+					f.err = err
+					return
+				}
+				f.damaged++
+				if len(f.damage) < maxDamage {
+					f.damage = append(f.damage, err)
+				}
+				if barren++; barren > maxBarren {
+					f.err = fmt.Errorf("%d damages in a row and nothing between them; the last: %w", barren, err)
+					return
+				}
+			}
+			select {
+			case <-f.ring.quit:
+				return
+			default:
+			}
+		}
+	}
+}
+
+// fill makes entries and messages of the slot's batch. With an error, those before
+// the datagram that it is about are valid.
+func (f *feeder) fill(s *slot) error {
+	if n := len(s.batch.Datagrams); n > s.messages.Len() {
+		// Half more than asked, so that batches that grow slowly do not cost an
+		// allocation each.
+		n += n / 2
+		s.messages = sock.NewMessages(n)
+		s.entries = make([]entry, 0, n)
+	}
+	s.entries = s.entries[:0]
+	for i := range s.batch.Datagrams {
+		d := &s.batch.Datagrams[i]
+		f.recordedDrops += d.Drops
+		switch {
+		case d.Flags&format.FlagNotUDP != 0 || !d.Dst.IsValid():
+			f.skipped.NotUDP++
+			continue
+		case d.Flags&format.FlagTruncated != 0 || uint64(len(d.Payload)) < uint64(d.Length):
+			f.skipped.Truncated++
+			continue
+		}
+		r := f.route(d.Src, d.Dst)
+		if !r.known {
+			if err := f.decide(r, d.Src, d.Dst); err != nil {
+				return err
+			}
+		}
+		if !r.selected {
+			f.skipped.Filtered++
+			continue
+		}
+		s.messages.Set(len(s.entries), d.Payload, r.sockaddr)
+		s.entries = append(s.entries, entry{
+			due: f.schedule.due(d.Time, len(d.Payload)), time: d.Time,
+			counts: r.counts, socket: r.socket, size: int32(len(d.Payload)),
+		})
+	}
+	return nil
+}
+
+// route returns the cache's place for the addresses: the route itself where it is
+// known, otherwise one for decide to fill. A map would cost more than all the rest
+// of a datagram's preparation.
+func (f *feeder) route(src, dst netip.AddrPort) *route {
+	h := (mix(dst) ^ mix(src)*0x9E3779B1) * 0x85EBCA6B
+	r := &f.routes[h>>16&(routeCache-1)]
+	if r.known && (r.dst != dst || r.src != src) {
+		r.known = false
+	}
+	return r
+}
+
+// mix takes what differs between the streams of one feed: the end of the address
+// and the port.
+func mix(a netip.AddrPort) uint32 {
+	if !a.IsValid() {
+		return 0
+	}
+	b := a.Addr().As16()
+	return uint32(b[15]) | uint32(b[14])<<8 | uint32(a.Port())<<16
+}
+
+// decide finds out what to do with datagrams from src to dst.
+func (f *feeder) decide(r *route, src, dst netip.AddrPort) error {
+	to, selected, refused := f.policy.decide(src, dst)
+	if refused != nil {
+		return refused
+	}
+	*r = route{src: src, dst: dst, selected: selected}
+	if selected {
+		socket, _, err := f.sender.Socket(src.Port(), to.Addr().Is6())
+		if err != nil {
+			return fmt.Errorf("sending to %s: %w", to, err)
+		}
+		r.socket = int32(socket)
+		r.sockaddr = sock.NewSockaddr(to, f.iface)
+		r.counts = f.countsOf(to)
+	}
+	r.known = true
+	return nil
+}
+
+func (f *feeder) countsOf(to netip.AddrPort) *counts {
+	if c := f.destinations[to]; c != nil {
+		return c
+	}
+	if len(f.destinations) >= maxDestinations {
+		if f.other == nil {
+			f.other = &counts{}
+		}
+		return f.other
+	}
+	c := &counts{destination: to}
+	f.destinations[to] = c
+	f.order = append(f.order, c)
+	return c
+}
