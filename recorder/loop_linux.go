@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"runtime"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -29,6 +30,12 @@ const (
 	maxFailures   = 60
 	failureMemory = 1e9 // ns
 	maxBackOff    = 100 * time.Millisecond
+	// yieldAge is the longest time in ns without a call of the scheduler. A goroutine
+	// that only ever sleeps by system call looks to the runtime like one that has run
+	// on for 10 ms: its monitor then takes the processor away in each sleep and wakes
+	// every 20 us to do so, which costs as much as the receiving (3.3 us of CPU a
+	// datagram at 20,000 a second, 2.1 us with the yield; 1.6 and 1.3 at 100,000).
+	yieldAge = 6e6
 )
 
 // loop is the receive loop and all that it counts. It belongs to one goroutine.
@@ -51,7 +58,7 @@ type loop struct {
 	stats   Stats // without what publish and Recorder.Stats add
 
 	// Of sock.Now, in ns; now is read once a pass.
-	now, passed, begun, ticked, published int64
+	now, passed, begun, ticked, published, yielded int64
 	// wall is the time of day for datagrams without a stamp; 0 until one of this
 	// call needs it.
 	wall int64
@@ -128,6 +135,10 @@ func (l *loop) run() error {
 		}
 		l.now = sock.Now()
 		l.keepHouse()
+		if l.now-l.yielded >= yieldAge {
+			l.yielded = l.now
+			runtime.Gosched()
+		}
 		switch {
 		case l.counted:
 		case l.failing > 0:

@@ -65,8 +65,11 @@ func (q *queue) put(b *format.Batch) {
 	q.full <- b
 }
 
-// pressure is the share of the batches that wait for the writer.
-func (q *queue) pressure() float64 { return float64(len(q.full)) / float64(cap(q.full)) }
+// pressure is 0 where no batch waits for the writer, and 1 where all do but the
+// one that it has: then the receive loop waits.
+func (q *queue) pressure() float64 {
+	return min(1, float64(len(q.full))/float64(cap(q.full)-1))
+}
 
 // write hands every batch to w until the queue is closed, and flushes. After the
 // first error it calls w no more and counts what still comes; onError is called

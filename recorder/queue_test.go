@@ -112,8 +112,8 @@ func TestQueueWrites(t *testing.T) {
 	} {
 		q := newQueue(minQueue, 1)
 		fill(q, 3)
-		if q.pressure() != 3/float64(cap(q.full)) {
-			t.Errorf("%s: pressure %v with 3 of %d", c.name, q.pressure(), cap(q.full))
+		if want := 3 / float64(cap(q.full)-1); q.pressure() != want {
+			t.Errorf("%s: pressure %v, want %v", c.name, q.pressure(), want)
 		}
 		close(q.full)
 		var w format.BatchWriter = &c.w

@@ -231,8 +231,9 @@ func (r *Recorder) Stats() Stats {
 	return s
 }
 
-// Pressure is how full the queue to the writer is, 0 to 1. A writer that
-// compresses had better store from about a half on.
+// Pressure is how full the queue to the writer is, 0 to 1; at 1 the receive loop
+// waits and only the kernel's buffer is left. A writer that compresses had better
+// store from about a half on. It reads two words and may be called at any rate.
 func (r *Recorder) Pressure() float64 { return r.queue.pressure() }
 
 // Close ends Run and waits for it, then closes the sockets, which leaves the

@@ -468,7 +468,7 @@ func TestLedgerUnderLoss(t *testing.T) {
 		w.wait(t)
 		n := uint64(20_000 + 1000*run)
 		k.sequence(group, 1, n, 64)
-		until(t, "the queue is full", func() bool { return r.Pressure() > 0.7 })
+		until(t, "the queue is full", func() bool { return r.Pressure() == 1 })
 		close(w.gate)
 		until(t, "all is accounted for", func() bool {
 			st := r.Stats()

@@ -59,7 +59,11 @@ func Listen(c ListenConfig) (*Conn, error) {
 	}
 	fd, err := unix.Socket(family, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.IPPROTO_UDP)
 	if err != nil {
-		return nil, fmt.Errorf("%v: %w", first, os.NewSyscallError("socket", err))
+		hint := ""
+		if err == unix.EMFILE {
+			hint = " (a socket for each group that cannot share one: raise the limit of open files, ulimit -n)"
+		}
+		return nil, fmt.Errorf("%v: %w%s", first, os.NewSyscallError("socket", err), hint)
 	}
 	conn := &Conn{fd: fd, port: first.Group.Port()}
 	if err := conn.open(c, family); err != nil {
