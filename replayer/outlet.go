@@ -18,9 +18,9 @@ const (
 	// lead is the time between setting the anchor and the first due time, in ns: it
 	// lets the first datagram be waited for like every other.
 	lead = 1_000_000
-	// maxLateness is the largest lateness that the histogram tells apart, in ns: an
+	// histogramMax is the largest lateness that the histogram tells apart, in ns: an
 	// hour. Three digits take 270 kB.
-	maxLateness = 3_600_000_000_000
+	histogramMax = 3_600_000_000_000
 
 	// maxErrno bounds the error numbers that are counted apart; Linux has 133.
 	maxErrno = 256
@@ -45,7 +45,7 @@ type outlet struct {
 }
 
 func newOutlet(s *sock.Sender, p *pacer, st *stats, paced bool) *outlet {
-	return &outlet{sender: s, pacer: p, stats: st, paced: paced, lateness: hdrhistogram.New(1, maxLateness, 3)}
+	return &outlet{sender: s, pacer: p, stats: st, paced: paced, lateness: hdrhistogram.New(1, histogramMax, 3)}
 }
 
 // warm goes the way of the first datagram without sending: the kernel's path to
@@ -127,7 +127,7 @@ func (o *outlet) account(sent []entry, after int64) {
 		e.counts.bytes += uint64(e.size)
 		if o.paced {
 			late = after - o.anchor - e.due
-			o.lateness.RecordValue(min(late, maxLateness))
+			o.lateness.RecordValue(min(late, histogramMax))
 			e.counts.maxLateness = max(e.counts.maxLateness, late)
 			o.maxLateness = max(o.maxLateness, late)
 		}

@@ -48,8 +48,8 @@ type Options struct {
 	// leave from a port that the kernel chose; Report.PortsNotKept counts them.
 	MaxSockets int
 	// Ahead is how many batches are read and prepared ahead of the sender, 2 to
-	// 1024; 0 means 16. Memory: Ahead times what the source puts into a batch, plus
-	// 120 bytes a datagram.
+	// 1024; 0 means 16. Memory: Ahead times what the source puts into a batch, plus up
+	// to 170 bytes a datagram.
 	Ahead int
 	// Clock is for tests; nil is the machine's.
 	Clock Clock
