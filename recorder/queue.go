@@ -12,6 +12,8 @@ const (
 	// A batch holds this many datagrams or bytes of payload, whichever comes first.
 	batchDatagrams = 1024
 	batchBytes     = 256 << 10
+	// maxHeld bounds the batches that wait for their place in the order of time.
+	maxHeld = 8
 	// batchStats bounds the records of totals in a batch.
 	batchStats = 1024
 	// datagramMemory and statsMemory are sizes in bytes for the bound of the queue; a
@@ -24,8 +26,11 @@ const (
 // The number of batches, and so the memory, is fixed; each is made when it is
 // first needed.
 type queue struct {
-	full chan *format.Batch // to the writer
+	full chan parcel        // to the writer
 	free chan *format.Batch // back
+	// ordered makes the writing goroutine put datagrams in order of their times; set
+	// where there are several sockets.
+	ordered bool
 	// stats is the room for totals in each batch.
 	stats int
 	made  int // batches so far; the receive loop's
@@ -39,7 +44,7 @@ func newQueue(memory int64, subscriptions int) *queue {
 	stats := min(subscriptions, batchStats)
 	each := int64(batchBytes + batchDatagrams*datagramMemory + stats*statsMemory)
 	n := int(max(memory/each, 2))
-	return &queue{full: make(chan *format.Batch, n), free: make(chan *format.Batch, n), stats: stats}
+	return &queue{full: make(chan parcel, n), free: make(chan *format.Batch, n), stats: stats}
 }
 
 // get returns an empty batch and waits for one where all are under way. The
@@ -59,10 +64,10 @@ func (q *queue) get() *format.Batch {
 	return <-q.free
 }
 
-// put hands b over. It never waits: the channel has room for every batch.
-func (q *queue) put(b *format.Batch) {
-	q.bytes.Add(int64(b.Size()))
-	q.full <- b
+// put hands a batch over. It never waits: the channel has room for every batch.
+func (q *queue) put(p parcel) {
+	q.bytes.Add(int64(p.batch.Size()))
+	q.full <- p
 }
 
 // pressure is 0 where no batch waits for the writer, and 1 where all do but the
@@ -83,36 +88,50 @@ func (q *queue) write(w format.BatchWriter, interval time.Duration, onError func
 	}
 	timer := time.NewTimer(interval)
 	timer.Stop()
-	unflushed := false
+	armed, unflushed := false, false
+	deliver := func(b *format.Batch) {
+		if err == nil {
+			if cause := w.WriteBatch(b); cause != nil {
+				fail("writing the recording", cause)
+			}
+			unflushed = flusher != nil
+		}
+		if err != nil {
+			q.dropped.Add(uint64(len(b.Datagrams)))
+		}
+	}
+	release := func(b *format.Batch) {
+		b.Reset()
+		q.free <- b
+	}
+	order := orderer{deliver: deliver, release: release, limit: min(maxHeld, cap(q.full)/4)}
 	flush := func() {
+		order.flush()
 		if unflushed && err == nil {
 			if cause := flusher.Flush(); cause != nil {
 				fail("flushing the recording", cause)
 			}
 		}
-		unflushed = false
+		armed, unflushed = false, false
 	}
 	for {
 		select {
-		case b, ok := <-q.full:
+		case p, ok := <-q.full:
 			if !ok {
 				flush()
 				return err
 			}
-			q.bytes.Add(-int64(b.Size()))
-			if err == nil {
-				if cause := w.WriteBatch(b); cause != nil {
-					fail("writing the recording", cause)
-				} else if flusher != nil && !unflushed {
-					unflushed = true
-					timer.Reset(interval)
-				}
+			q.bytes.Add(-int64(p.batch.Size()))
+			if q.ordered {
+				order.add(p)
+			} else {
+				deliver(p.batch)
+				release(p.batch)
 			}
-			if err != nil {
-				q.dropped.Add(uint64(len(b.Datagrams)))
+			if !armed && err == nil && (unflushed || order.waiting()) {
+				armed = true
+				timer.Reset(interval)
 			}
-			b.Reset()
-			q.free <- b
 		case <-timer.C:
 			flush()
 		}

@@ -91,7 +91,7 @@ func fill(q *queue, n int) {
 		for range i + 1 {
 			b.Append(&aDatagram)
 		}
-		q.put(b)
+		q.put(parcel{batch: b})
 	}
 }
 

@@ -55,8 +55,10 @@ const MaxSubscriptions = 1 << 16
 // Options of a Recorder. The zero value is what most recordings want.
 type Options struct {
 	// Buffer is the receive buffer in bytes to ask the kernel for, per socket; 0 is
-	// 64 MiB. Without CAP_NET_ADMIN the kernel cuts it to net.core.rmem_max, in
-	// silence: compare with Stats.BufferBytes.
+	// 64 MiB. It is kernel memory as getsockopt reports it, twice what SO_RCVBUF is
+	// set to, and a datagram takes some 640 bytes more of it than its payload. Without
+	// CAP_NET_ADMIN the kernel cuts it to twice net.core.rmem_max, in silence:
+	// compare with Stats.BufferBytes.
 	Buffer int
 	// Queue is the memory in bytes between receiving and writing; 0 is 256 MiB, and
 	// less than 2 MiB counts as 2 MiB. It is taken as it is needed.

@@ -66,6 +66,7 @@ func Listen(subs []Subscription, o Options) (*Recorder, error) {
 		return nil, err
 	}
 	sockets := plan(subs, mcast.MaxMemberships())
+	r.queue.ordered = len(sockets) > 1
 	l := &loop{queue: r.queue, count: o.Count, interval: o.StatsInterval.Nanoseconds(),
 		subs: make([]subscription, len(subs)), publish: r.publish, stop: &r.stop}
 	r.loop = l

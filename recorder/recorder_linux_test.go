@@ -901,13 +901,13 @@ func TestLoopAllocatesNothing(t *testing.T) {
 		// The writing goroutine's part, without a goroutine.
 		recycle := func() {
 			for len(l.queue.full) > 0 {
-				b := <-l.queue.full
+				b := (<-l.queue.full).batch
 				b.Reset()
 				l.queue.free <- b
 			}
 		}
 		for range 3 { // batches that exist already
-			l.queue.put(l.queue.get())
+			l.queue.put(parcel{batch: l.queue.get()})
 		}
 		recycle()
 		l.batch = l.queue.get()
@@ -965,7 +965,7 @@ func BenchmarkReceive(b *testing.B) {
 						}
 						got += k
 						for len(l.queue.full) > 0 {
-							done := <-l.queue.full
+							done := (<-l.queue.full).batch
 							done.Reset()
 							l.queue.free <- done
 						}

@@ -238,6 +238,7 @@ func TestReceiveOnlyTheGroup(t *testing.T) {
 	several := listen(t, 1<<20, member(t, "239.5.3.2:5000", rx), member(t, "239.5.3.3:5000", rx))
 	listen(t, 1<<20, member(t, "239.5.3.9:5000", rx))
 	one6 := listen(t, 1<<20, member(t, "[ff15::5:3:1]:5000", rx))
+	several6 := listen(t, 1<<20, member(t, "[ff15::5:3:2]:5000", rx), member(t, "[ff15::5:3:3]:5000", rx))
 	two6 := listen(t, 1<<20, member(t, "[ff15::5:3:1]:5000", rx2))
 	listen(t, 1<<20, member(t, "[ff15::5:3:9]:5000", rx))
 	for _, dev := range []string{tx, tx2} {
@@ -266,6 +267,7 @@ func TestReceiveOnlyTheGroup(t *testing.T) {
 	check(two, tx2, "239.5.3.1:5000")
 	check(several, tx, "239.5.3.2:5000", "239.5.3.3:5000")
 	check(one6, tx, "[ff15::5:3:1]:5000")
+	check(several6, tx, "[ff15::5:3:2]:5000", "[ff15::5:3:3]:5000")
 	check(two6, tx2, "[ff15::5:3:1]:5000")
 }
 
