@@ -88,27 +88,36 @@ const etherHeader = 14
 // append adds an Ethernet header and d's IP packet to buf and sets d's length on
 // the wire; false where there is no IP packet.
 func (e *Ethernet) append(d *format.Datagram, link uint16) bool {
-	proto, off := e.links.link(link, d.Frame)
-	if proto != etherIPv4 && proto != etherIPv6 || off >= len(d.Frame) {
+	b, wire := e.links.appendEthernet(e.buf, d, link)
+	if wire == 0 {
 		return false
+	}
+	e.buf, d.FrameLength = b, uint32(wire)
+	return true
+}
+
+// appendEthernet appends an Ethernet header and the IP packet of a frame of another
+// link type. Wire is the length on the wire; 0 where the frame holds no IP packet,
+// and nothing is appended then.
+func (c *Decoder) appendEthernet(dst []byte, d *format.Datagram, link uint16) (frame []byte, wire int) {
+	proto, off := c.link(link, d.Frame)
+	if proto != etherIPv4 && proto != etherIPv6 || off >= len(d.Frame) {
+		return dst, 0
 	}
 	p := d.Frame[off:]
-	var src, dst netip.Addr
+	var from, to netip.Addr
 	switch {
 	case proto == etherIPv4 && p[0]>>4 == 4 && len(p) >= ipv4Fixed:
-		src, dst = netip.AddrFrom4([4]byte(p[12:16])), netip.AddrFrom4([4]byte(p[16:20]))
+		from, to = netip.AddrFrom4([4]byte(p[12:16])), netip.AddrFrom4([4]byte(p[16:20]))
 	case proto == etherIPv6 && p[0]>>4 == 6 && len(p) >= ipv6Fixed:
-		src, dst = netip.AddrFrom16([16]byte(p[8:24])), netip.AddrFrom16([16]byte(p[24:40]))
+		from, to = netip.AddrFrom16([16]byte(p[8:24])), netip.AddrFrom16([16]byte(p[24:40]))
 	default:
-		return false
+		return dst, 0
 	}
-	to, from := format.MulticastMAC(dst), [6]byte{0x02, 0x00}
-	b := src.As16()
-	copy(from[2:], b[12:])
-	e.buf = append(e.buf, to[:]...)
-	e.buf = append(e.buf, from[:]...)
-	e.buf = binary.BigEndian.AppendUint16(e.buf, proto)
-	e.buf = append(e.buf, p...)
-	d.FrameLength = uint32(max(int(d.FrameLength), len(d.Frame)) - off + etherHeader)
-	return true
+	mac, b := format.MulticastMAC(to), from.As16()
+	dst = append(dst, mac[:]...)
+	dst = append(dst, 0x02, 0x00)
+	dst = append(dst, b[12:]...)
+	dst = binary.BigEndian.AppendUint16(dst, proto)
+	return append(dst, p...), max(int(d.FrameLength), len(d.Frame)) - off + etherHeader
 }
