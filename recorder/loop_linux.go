@@ -17,8 +17,9 @@ const (
 	// directSockets is the number of sockets up to which a pass tries each, at 150 ns
 	// for an empty one; beyond it asks the poller which have something.
 	directSockets = 4
-	// passCalls bounds the calls in a pass on one socket, so that a flood on one
-	// group does not keep the loop from the others.
+	// passCalls bounds the calls in a pass, so that a flood on one group does not
+	// keep the loop from the others, and what waits for its place in the order of
+	// time stays below maxHeld batches. Each socket has its share.
 	passCalls = 64
 	// batchAge is how long a datagram waits for its batch to fill, in ns.
 	batchAge = 20e6
@@ -203,9 +204,10 @@ func (l *loop) pass() (n int, more bool, err error) {
 		defer func() { l.until = l.floor }()
 	}
 	l.filled, l.failing = 0, 0
+	calls := max(1, passCalls/len(l.sockets))
 	if len(l.sockets) <= directSockets {
 		for _, s := range l.sockets {
-			k, m, err := l.drain(s, passCalls)
+			k, m, err := l.drain(s, calls)
 			n += k
 			more = more || m
 			if err != nil || l.counted {
@@ -219,7 +221,7 @@ func (l *loop) pass() (n int, more bool, err error) {
 		l.floor = min(l.floor, l.until) // there may be more that have something
 	}
 	for _, key := range l.ready[:found] {
-		k, m, err := l.drain(l.sockets[key], passCalls)
+		k, m, err := l.drain(l.sockets[key], calls)
 		n += k
 		more = more || m
 		if err != nil || l.counted {
@@ -435,17 +437,20 @@ func (l *loop) finish() error {
 		if l.counted {
 			break
 		}
-		n := 0
+		// A socket that could not leave might never be empty. What it holds is bounded
+		// by its buffer, where every datagram takes 256 bytes at least.
+		passes := 2
 		for _, s := range l.sockets {
-			// A socket that could not leave might never be empty. What it holds is
-			// bounded by its buffer, where every datagram takes 256 bytes at least.
-			k, _, err := l.drain(s, s.buffer/(256*l.receiver.Len())+2)
-			if n += k; err != nil && first == nil {
+			passes += s.buffer / (256 * l.receiver.Len())
+		}
+		n := 0
+		for more := true; more && passes > 0 && !l.counted; passes-- {
+			var k int
+			var err error
+			if k, more, err = l.pass(); err != nil && first == nil {
 				first = err
 			}
-			if l.counted {
-				break
-			}
+			n += k
 		}
 		// With Count the recording ends with a datagram; what was lost behind it is
 		// none of its losses.
