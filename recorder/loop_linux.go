@@ -260,8 +260,10 @@ func (l *loop) drain(s *socket, calls int) (n int, more bool, err error) {
 		}
 	}
 	l.filled = 1
-	// What is left behind came later than the last that was taken.
-	l.floor = min(l.floor, l.message.Time)
+	// What is left behind came later than the last that was taken, if that has a time.
+	if l.floor = min(l.floor, l.message.Time); l.message.Time == 0 {
+		l.floor = l.until
+	}
 	return n, true, nil
 }
 

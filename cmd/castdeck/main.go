@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"runtime"
 	"strings"
 	"syscall"
 
@@ -50,6 +51,10 @@ func usagef(format string, args ...any) error {
 var lossy = &exitError{code: exitLossy}
 
 func main() {
+	// The receiving and the sending thread sleep by system call, and on waking need a
+	// processor of Go's scheduler at once. With one for each CPU they would wait for
+	// compression or the collector to yield theirs, for up to 10 ms.
+	runtime.GOMAXPROCS(runtime.NumCPU() + 2)
 	// The first signal asks for an orderly end; the context's stop, called in run,
 	// gives the second one its default effect.
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)

@@ -7,7 +7,6 @@ import (
 	"io"
 	"net"
 	"os"
-	"runtime"
 	"strings"
 	"time"
 
@@ -171,9 +170,6 @@ func (f *recordFlags) greet(rec *recorder.Recorder, subs []recorder.Subscription
 }
 
 func (f *recordFlags) record(ctx context.Context, rec *recorder.Recorder, out *output) error {
-	// The receiving thread must find a processor of the Go scheduler free when the
-	// kernel wakes it, also while compression and the collector keep others busy.
-	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(runtime.NumCPU() + 2))
 	if f.duration.Duration > 0 {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, f.duration.Duration)
