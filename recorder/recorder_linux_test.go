@@ -878,11 +878,6 @@ func TestStatsFromAnywhere(t *testing.T) {
 	}
 }
 
-// nothing takes batches and throws them away.
-type nothing struct{}
-
-func (nothing) WriteBatch(*format.Batch) error { return nil }
-
 func TestLoopAllocatesNothing(t *testing.T) {
 	tx, rx := netnstest.Veth(t)
 	k := newTalker(t, tx, source(t, tx, false), 1)

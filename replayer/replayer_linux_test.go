@@ -276,10 +276,10 @@ func TestReplayNeverSendsWhatWasNotRecordedWhole(t *testing.T) {
 		d.Payload, d.Length = slab[:7], 7
 		return d
 	}
-	truncated, short, other, noDestination, noSource, lost := d(), d(), d(), d(), d(), d()
+	truncated, short, noDestination, noSource, lost := d(), d(), d(), d(), d()
 	truncated.Flags, truncated.Length = format.FlagTruncated, 13
 	short.Length = 13 // without the flag
-	other = format.Datagram{Flags: format.FlagNotUDP, Frame: []byte("an IGMP report")}
+	other := format.Datagram{Flags: format.FlagNotUDP, Frame: []byte("an IGMP report")}
 	noDestination.Dst = netip.AddrPort{}
 	noSource.Src = netip.AddrPort{}
 	lost.Drops = 5

@@ -19,7 +19,6 @@ type packet struct {
 	time  int64
 	frame []byte
 	wire  int
-	iface uint32
 }
 
 type pcapKind struct {
