@@ -83,7 +83,9 @@ func TestPath(t *testing.T) {
 	last := int64(0)
 	for back := 0; ; {
 		if err := r.ReadBatch(&b); err == io.EOF {
-			if back > 0 {
+			// On a machine that is too busy for its soft interrupts the kernel may queue a
+			// datagram long after it stamped it. Without ordering it is one in 40.
+			if back > o.Count/1000 {
 				t.Errorf("%d datagrams are earlier than the one before them", back)
 			}
 			break

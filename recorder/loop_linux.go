@@ -39,8 +39,9 @@ const (
 	yieldAge = 6e6
 	// settling is how long before a pass a datagram must have been stamped to be
 	// certainly in its socket's queue, in ns: the kernel stamps first and queues
-	// later, on whatever processor took the interrupt.
-	settling = 1e6
+	// later, from a soft interrupt (net.core.netstamp_prequeue), which a busy machine
+	// puts off for milliseconds.
+	settling = 10e6
 	// clockStep is the least setting of the clock that is noticed, in ns. Slewing by
 	// NTP does not reach it between two passes.
 	clockStep = 5e6

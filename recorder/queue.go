@@ -13,7 +13,7 @@ const (
 	batchDatagrams = 1024
 	batchBytes     = 256 << 10
 	// maxHeld bounds the batches that wait for their place in the order of time.
-	maxHeld = 8
+	maxHeld = 16
 	// batchStats bounds the records of totals in a batch.
 	batchStats = 1024
 	// datagramMemory and statsMemory are sizes in bytes for the bound of the queue; a

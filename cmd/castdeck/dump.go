@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"strings"
-	"syscall"
 
 	"github.com/spf13/cobra"
 
@@ -102,9 +101,6 @@ func (d *dumper) run(path string) error {
 	}
 	if err == nil {
 		err = d.w.Flush()
-	}
-	if errors.Is(err, syscall.EPIPE) {
-		return nil // head and less stop reading when they have enough
 	}
 	if err != nil {
 		return err

@@ -55,6 +55,7 @@ func main() {
 	// processor of Go's scheduler at once. With one for each CPU they would wait for
 	// compression or the collector to yield theirs, for up to 10 ms.
 	runtime.GOMAXPROCS(runtime.NumCPU() + 2)
+	ignoreFatalSignals()
 	// The first signal asks for an orderly end; the context's stop, called in run,
 	// gives the second one its default effect.
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
@@ -70,8 +71,8 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	root.SetOut(stdout)
 	root.SetErr(stderr)
 	cmd, err := root.ExecuteContextC(ctx)
-	if err == nil {
-		return exitOK
+	if err == nil || errors.Is(err, syscall.EPIPE) {
+		return exitOK // whoever reads our output has had enough, as head and less do
 	}
 	code := exitFailed
 	var ex *exitError

@@ -42,6 +42,7 @@ func (s scriptMain) Run() int {
 
 var commands = map[string]func(){
 	"castdeck": func() {
+		ignoreFatalSignals()
 		ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 		defer stop()
 		os.Exit(run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
@@ -55,6 +56,7 @@ func TestScripts(t *testing.T) {
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
 			"feed":   scriptFeed,
 			"joined": scriptJoined,
+			"grown":  scriptGrown,
 			"cut":    scriptCut,
 			"flip":   scriptFlip,
 			"exit":   scriptExit,
@@ -111,6 +113,18 @@ func waitJoined(group netip.Addr) error {
 		}
 	}
 	return fmt.Errorf("nobody joined %s within 30 s", group)
+}
+
+// scriptGrown waits, for at most 30 s, until a file has N bytes: grown FILE N.
+func scriptGrown(ts *testscript.TestScript, _ bool, args []string) {
+	n, err := strconv.ParseInt(args[1], 10, 64)
+	ts.Check(err)
+	for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline); time.Sleep(2 * time.Millisecond) {
+		if st, err := os.Stat(ts.MkAbs(args[0])); err == nil && st.Size() >= n {
+			return
+		}
+	}
+	ts.Fatalf("%s has no %d bytes within 30 s", args[0], n)
 }
 
 // scriptCut shortens a file by N bytes: cut FILE N.

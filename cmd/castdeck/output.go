@@ -119,6 +119,15 @@ func (o *output) size() int64 {
 	return o.pcap.f.off
 }
 
+// written counts the datagrams and payload bytes that are in the file, also after an
+// error.
+func (o *output) written() (datagrams, bytes uint64) {
+	if o.seg != nil {
+		return o.seg.Written()
+	}
+	return o.pcap.tally.Datagrams, o.pcap.tally.Bytes
+}
+
 // tally of what was written.
 func (o *output) tally() *format.Tally {
 	if o.seg != nil {

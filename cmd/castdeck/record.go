@@ -183,6 +183,10 @@ func (f *recordFlags) record(ctx context.Context, rec *recorder.Recorder, out *o
 		err = cerr
 	}
 	s := rec.Stats()
+	// What a writer held when it failed is lost too.
+	written, bytes := out.written()
+	s.Dropped.Writer += s.Datagrams - min(written, s.Datagrams)
+	s.Datagrams, s.Bytes = written, bytes
 	if werr := f.summary(s, out, time.Since(start)); err == nil {
 		err = werr
 	}
@@ -258,10 +262,9 @@ func toRecordJSON(event string, s recorder.Stats, elapsed time.Duration) recordJ
 }
 
 func (f *recordFlags) summary(s recorder.Stats, out *output, elapsed time.Duration) error {
-	t := out.tally()
 	if f.json {
 		j := toRecordJSON("summary", s, elapsed)
-		j.Segments = []segmentJSON{{out.path, t.Datagrams, t.Bytes, out.size()}}
+		j.Segments = []segmentJSON{{out.path, s.Datagrams, s.Bytes, out.size()}}
 		return json.NewEncoder(f.stdout).Encode(j)
 	}
 	lost := "0 lost"
@@ -282,6 +285,6 @@ func (f *recordFlags) summary(s recorder.Stats, out *output, elapsed time.Durati
 		lost = "LOST: " + strings.Join(parts, ", ")
 	}
 	_, err := fmt.Fprintf(f.stderr, "castdeck: %s: %s, %s payload, %s on disk, %.1f s, %s\n",
-		oneLine(out.path), plural(t.Datagrams, "datagram"), size(t.Bytes), size(out.size()), elapsed.Seconds(), lost)
+		oneLine(out.path), plural(s.Datagrams, "datagram"), size(s.Bytes), size(out.size()), elapsed.Seconds(), lost)
 	return err
 }

@@ -70,6 +70,8 @@ type Writer struct {
 	index      format.Index
 	dropped    uint64 // of tally.Dropped, reported by closed chunks
 	stored     uint64
+
+	written, writtenBytes uint64
 }
 
 // ifStats are an interface's running totals as the file tells them.
@@ -151,6 +153,10 @@ func (w *Writer) Size() int64 { return w.offset }
 // Tally is what was written so far, the open chunk included. It is the writer's:
 // read it before the next call.
 func (w *Writer) Tally() *format.Tally { return &w.tally }
+
+// Written counts the datagrams and payload bytes in chunks that are in the file;
+// after an error, what can be read from it.
+func (w *Writer) Written() (datagrams, bytes uint64) { return w.written, w.writtenBytes }
 
 // Stored counts the chunks that were stored uncompressed under pressure.
 func (w *Writer) Stored() uint64 { return w.stored }
@@ -293,6 +299,8 @@ func (w *Writer) closeChunk() error {
 	}
 	// State advances only now: a chunk that was not written is in no total.
 	w.dropped = w.tally.Dropped
+	w.written += uint64(w.chunk.Datagrams)
+	w.writtenBytes += w.chunk.Bytes
 	w.index.Chunks = append(w.index.Chunks, format.ChunkEntry{
 		Offset: at, Size: uint32(w.offset - at), Raw: uint32(len(w.raw)),
 		First: w.chunk.First, Last: w.chunk.Last, Packets: w.chunk.Packets,
