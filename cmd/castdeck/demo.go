@@ -86,8 +86,7 @@ func (d *demo) start(ctx context.Context) error {
 	return err
 }
 
-// The demo's feed: four groups, 10,000 datagrams a second each second of two, in
-// bursts.
+// demoGroups are where the demo's feed goes.
 var demoGroups = []netip.AddrPort{
 	netip.MustParseAddrPort("239.255.77.1:15077"), netip.MustParseAddrPort("239.255.77.2:15077"),
 	netip.MustParseAddrPort("239.255.77.3:15077"), netip.MustParseAddrPort("239.255.77.4:15078"),

@@ -284,6 +284,9 @@ func (f *recordFlags) summary(s recorder.Stats, out *output, elapsed time.Durati
 		}
 		lost = "LOST: " + strings.Join(parts, ", ")
 	}
+	if s.Datagrams+s.Dropped.Kernel == 0 && elapsed > time.Second {
+		fmt.Fprintf(f.stderr, "castdeck: nothing arrived: are group, port and interface those of the sender, does the switch forward it here (IGMP), is a firewall or rp_filter in the way?\n")
+	}
 	_, err := fmt.Fprintf(f.stderr, "castdeck: %s: %s, %s payload, %s on disk, %.1f s, %s\n",
 		oneLine(out.path), plural(s.Datagrams, "datagram"), size(s.Bytes), size(out.size()), elapsed.Seconds(), lost)
 	return err
