@@ -20,7 +20,7 @@ type CompareOptions struct {
 	// the mapping of a replay.
 	Destination func(dst netip.AddrPort) netip.AddrPort
 	// Window is how many datagrams of one stream may wait for their match on either
-	// side: default 65,536. It bounds the memory (about 40 bytes each) and how far
+	// side: default 65,536, which is more than a batch holds. It bounds the memory (about 40 bytes each) and how far
 	// apart the two sides may be in order.
 	Window int
 }
