@@ -135,6 +135,9 @@ func (t *Tally) reconcile(l *lossCount) {
 	l.counted = now
 }
 
+// DroppedOn is what is known of one interface's losses.
+func (t *Tally) DroppedOn(ifc uint16) uint64 { return t.lossOf(ifc).counted }
+
 // Base says that an interface's running totals stood at dropped before the first
 // batch: a later segment of a recording goes on counting where the one before it
 // stopped.

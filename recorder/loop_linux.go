@@ -93,6 +93,9 @@ type socket struct {
 	device uint32       // IPv6: interface that a datagram has to come in by; 0 is any
 	buffer int
 	ledger ledger
+	// booked is what has been booked on subscriptions, where several share the
+	// socket: only a datagram, or the end, tells on which.
+	booked uint64
 	// failures in a row of receiving, and when the last was.
 	failures int
 	failed   int64
@@ -108,6 +111,9 @@ type subscription struct {
 	// written is what the last record of totals said.
 	written SubscriptionStats
 }
+
+// shared says that the socket serves several subscriptions.
+func (s *socket) shared() bool { return len(s.groups) > 1 }
 
 // find returns the subscription that a datagram is for. With one group the kernel
 // has compared addresses; with several it compares ports only.
@@ -150,6 +156,7 @@ func (l *loop) run() error {
 			return err
 		}
 		l.now = sock.Now()
+		l.queue.strained(l.filled, l.now)
 		l.keepHouse()
 		if l.now-l.yielded >= yieldAge {
 			l.yielded = l.now
@@ -284,8 +291,12 @@ func (l *loop) take(s *socket, m *sock.Message) {
 	if m.HasDrops {
 		d.Drops = s.ledger.place(m.Drops)
 		grown := s.ledger.observe(m.Drops)
-		t.Dropped += grown
 		l.stats.Dropped.Kernel += grown
+		if s.shared() {
+			grown = d.Drops
+			s.booked += grown
+		}
+		t.Dropped += grown
 	}
 	if m.Time == 0 {
 		if l.wall == 0 {
@@ -385,8 +396,9 @@ func (l *loop) handOver() {
 	l.batch = l.queue.get()
 }
 
-// readDrops asks the kernel for the drop counters. What is not known from a
-// datagram is booked on the subscription that the last datagram was for.
+// readDrops asks the kernel for the drop counters. On a shared socket it is left
+// open for which subscription a loss was until the next datagram comes: the
+// recording would count it there again.
 func (l *loop) readDrops() (grown uint64) {
 	for _, s := range l.sockets {
 		counter, err := s.conn.Drops()
@@ -395,11 +407,24 @@ func (l *loop) readDrops() (grown uint64) {
 			continue
 		}
 		n := s.ledger.observe(counter)
-		l.subs[s.groups[s.recent].sub].Dropped += n
+		if !s.shared() {
+			l.subs[s.groups[0].sub].Dropped += n
+		}
 		l.stats.Dropped.Kernel += n
 		grown += n
 	}
 	return grown
+}
+
+// bookRest books losses on shared sockets behind the last datagram on the
+// subscription that it was for.
+func (l *loop) bookRest() {
+	for _, s := range l.sockets {
+		if s.shared() {
+			l.subs[s.groups[s.recent].sub].Dropped += s.ledger.total - s.booked
+			s.booked = s.ledger.total
+		}
+	}
 }
 
 // writeTotals puts the totals of every subscription that changed into the
@@ -462,6 +487,7 @@ func (l *loop) finish() error {
 		}
 	}
 	l.now = sock.Now()
+	l.bookRest()
 	l.writeTotals(true)
 	l.put()
 	l.batch = nil

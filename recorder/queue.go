@@ -2,6 +2,7 @@ package recorder
 
 import (
 	"fmt"
+	"math"
 	"sync/atomic"
 	"time"
 
@@ -34,6 +35,9 @@ type queue struct {
 	// stats is the room for totals in each batch.
 	stats int
 	made  int // batches so far; the receive loop's
+
+	strain   atomic.Uint64 // a float64, 0 to 1
+	strainAt int64         // the receive loop's
 
 	bytes   atomic.Int64 // size of what is in full
 	dropped atomic.Uint64
@@ -71,9 +75,25 @@ func (q *queue) put(p parcel) {
 }
 
 // pressure is 0 where no batch waits for the writer, and 1 where all do but the
-// one that it has: then the receive loop waits.
+// one that it has: then the receive loop waits. Receive buffers that fill count
+// too: then the writer takes processor time that the loop needs, before the queue
+// has grown.
 func (q *queue) pressure() float64 {
-	return min(1, float64(len(q.full))/float64(cap(q.full)-1))
+	waiting := float64(len(q.full)) / float64(cap(q.full)-1)
+	return min(1, max(waiting, math.Float64frombits(q.strain.Load())))
+}
+
+// strainMemory is how long a full receive buffer counts, in ns.
+const strainMemory = 100e6
+
+// strained notes, at the time now, the largest share of its buffer that a socket
+// had filled. Up to a quarter is the pacer's doing. The receive loop calls it.
+func (q *queue) strained(filled float64, now int64) {
+	strain := max(0, filled-0.25) / 0.75
+	if strain >= math.Float64frombits(q.strain.Load()) || now-q.strainAt > strainMemory {
+		q.strain.Store(math.Float64bits(strain))
+		q.strainAt = now
+	}
 }
 
 // write hands every batch to w until the queue is closed, and flushes. After the

@@ -164,7 +164,6 @@ func check(subs []Subscription) error {
 	if len(subs) > MaxSubscriptions {
 		return fmt.Errorf("%d subscriptions, a recording has at most %d", len(subs), MaxSubscriptions)
 	}
-	seen := make(map[Subscription]bool, len(subs))
 	for _, s := range subs {
 		switch {
 		case !s.Group.Addr().IsMulticast() || s.Group.Addr().Is4In6():
@@ -173,10 +172,7 @@ func check(subs []Subscription) error {
 			return fmt.Errorf("%v: port 0 cannot be received on", s.Group.Addr())
 		case s.Source.IsValid() && s.Source.Is4() != s.Group.Addr().Is4():
 			return fmt.Errorf("%v: source and group are of different families", mcast.Group(s))
-		case seen[s]:
-			return fmt.Errorf("%v is subscribed to twice", mcast.Group(s))
 		}
-		seen[s] = true
 	}
 	return nil
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"runtime"
 	"slices"
 	"sync"
@@ -65,6 +66,9 @@ func Listen(subs []Subscription, o Options) (*Recorder, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := distinct(subs, devices); err != nil {
+		return nil, err
+	}
 	sockets := plan(subs, mcast.MaxMemberships())
 	r.queue.ordered = len(sockets) > 1
 	l := &loop{queue: r.queue, count: o.Count, interval: o.StatsInterval.Nanoseconds(),
@@ -100,6 +104,28 @@ func (r *Recorder) resolve(subs []Subscription) ([]*net.Interface, error) {
 		r.interfaces = append(r.interfaces, describe(s, name))
 	}
 	return devices, nil
+}
+
+// distinct refuses a subscription that stands twice in the list, also where its
+// interface is named otherwise: its datagrams would be recorded twice.
+func distinct(subs []Subscription, devices []*net.Interface) error {
+	type key struct {
+		group  netip.AddrPort
+		source netip.Addr
+		index  int
+	}
+	seen := make(map[key]bool, len(subs))
+	for i, s := range subs {
+		k := key{s.Group, s.Source, 0}
+		if devices[i] != nil {
+			k.index = devices[i].Index
+		}
+		if seen[k] {
+			return fmt.Errorf("%v is subscribed to twice", mcast.Group(s))
+		}
+		seen[k] = true
+	}
+	return nil
 }
 
 func (r *Recorder) open(subs []Subscription, devices []*net.Interface, sockets [][]int) error {
@@ -232,9 +258,10 @@ func (r *Recorder) Stats() Stats {
 	return s
 }
 
-// Pressure is how full the queue to the writer is, 0 to 1; at 1 the receive loop
-// waits and only the kernel's buffer is left. A writer that compresses had better
-// store from about a half on. It reads two words and may be called at any rate.
+// Pressure is how full the queue to the writer is, or the fullest receive buffer
+// where that is more, 0 to 1; at 1 the receive loop waits, or the kernel is about
+// to drop datagrams. A writer that compresses had better store from about a quarter
+// on. It reads three words and may be called at any rate.
 func (r *Recorder) Pressure() float64 { return r.queue.pressure() }
 
 // Close ends Run and waits for it, then closes the sockets, which leaves the

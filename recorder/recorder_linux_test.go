@@ -971,3 +971,70 @@ func BenchmarkReceive(b *testing.B) {
 		}
 	}
 }
+
+// TestTwiceByAnotherName: one subscription under two names of its interface would
+// be recorded twice.
+func TestTwiceByAnotherName(t *testing.T) {
+	netnstest.Require(t)
+	lo, err := net.InterfaceByName("lo")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, other := range []string{"lo", fmt.Sprint(lo.Index), "127.0.0.1"} {
+		_, err := Listen([]Subscription{sub("239.1.1.1:5000", "", "lo"), sub("239.1.1.1:5000", "", other)}, Options{})
+		if err == nil || !strings.Contains(err.Error(), "is subscribed to twice") {
+			t.Errorf("lo and %s: %v", other, err)
+		}
+	}
+}
+
+// tallyWriter counts as a reader of the file will.
+type tallyWriter struct{ format.Tally }
+
+func (w *tallyWriter) WriteBatch(b *format.Batch) error {
+	w.Add(b)
+	return nil
+}
+
+// TestSharedSocketLoss: what the recording says of losses is what the kernel
+// counted, also where a hundred groups share a socket and the counter is read
+// between two datagrams.
+func TestSharedSocketLoss(t *testing.T) {
+	tx, rx := netnstest.Veth(t)
+	k := newTalker(t, tx, source(t, tx, false), 1)
+	subs := many(100, 5000, rx)
+	r, err := Listen(subs, Options{Buffer: 4096, StatsInterval: time.Microsecond})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	if r.Stats().Sockets >= len(subs) {
+		t.Fatal("no shared socket")
+	}
+	const sent = 30_000
+	ctx, stop := context.WithCancel(t.Context())
+	done := make(chan error)
+	var w tallyWriter
+	go func() { done <- r.Run(ctx, &w) }()
+	for i := range sent {
+		k.send(subs[i*7%len(subs)].Group, []byte("hello"))
+	}
+	stop()
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	s := r.Stats()
+	if s.Dropped.Kernel == 0 || s.Datagrams+s.Dropped.Kernel != sent {
+		t.Errorf("%d received, %d dropped, %d sent", s.Datagrams, s.Dropped.Kernel, sent)
+	}
+	if w.Dropped != s.Dropped.Kernel {
+		t.Errorf("the recording states %d lost, the kernel counted %d", w.Dropped, s.Dropped.Kernel)
+	}
+	var booked uint64
+	for _, sub := range s.Subscriptions {
+		booked += sub.Dropped
+	}
+	if booked != s.Dropped.Kernel {
+		t.Errorf("%d booked on subscriptions, the kernel counted %d", booked, s.Dropped.Kernel)
+	}
+}

@@ -97,6 +97,11 @@ func subscriptions(args []string, iface string) ([]recorder.Subscription, error)
 			if g.Interface == "" {
 				return nil, usagef("%s: on which interface? add -i IFACE (have %s)", g, interfaceNames())
 			}
+			dev, err := mcast.Interface(g.Interface)
+			if err != nil {
+				return nil, err
+			}
+			g.Interface = dev.Name // one name, however it was written
 			if s := recorder.Subscription(g); !seen[s] {
 				seen[s] = true
 				subs = append(subs, s)
@@ -137,7 +142,7 @@ func (f *recordFlags) run(ctx context.Context, args []string) error {
 	out, err := createOutput(f.output, kind, segment.Options{
 		Interfaces: rec.Interfaces(), Overwrite: f.force, Info: segmentInfo(subs),
 		// Losing compression is better than losing datagrams.
-		Store: func() bool { return rec.Pressure() > 0.5 },
+		Store: func() bool { return rec.Pressure() > 0.25 },
 	})
 	if err != nil {
 		return err

@@ -812,3 +812,40 @@ func TestGzipStatedSize(t *testing.T) {
 		t.Errorf("damage %v", damage)
 	}
 }
+
+// TestLossToldTwice: a loss that totals told of first, and the next datagram again,
+// is one loss.
+func TestLossToldTwice(t *testing.T) {
+	for _, order := range []string{"totals first", "datagram first"} {
+		path := filepath.Join(t.TempDir(), "x.pcapng")
+		o := options(format.None)
+		w, err := Create(path, o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ds := feed(1, 2)
+		ds[0].Interface, ds[1].Interface = 0, 0
+		ds[0].Drops, ds[1].Drops = 0, 100
+		totals := &format.Batch{Stats: []format.InterfaceStats{{Time: ds[0].Time, Received: 1, Dropped: 100, KernelDropped: 100}}}
+		batches := []*format.Batch{{Datagrams: ds[:1]}, totals, {Datagrams: ds[1:]}}
+		if order == "datagram first" {
+			batches[1], batches[2] = batches[2], batches[1]
+		}
+		for _, b := range batches {
+			if err := w.WriteBatch(b); err != nil {
+				t.Fatal(err)
+			}
+			if err := w.Flush(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := w.Close(); err != nil {
+			t.Fatal(err)
+		}
+		r := open(t, path)
+		s, problems, err := r.Verify()
+		if err != nil || len(problems) > 0 || s.Tally.Dropped != 100 || r.Footer().Dropped != 100 {
+			t.Errorf("%s: %d lost, footer %d, %v %v", order, s.Tally.Dropped, r.Footer().Dropped, problems, err)
+		}
+	}
+}

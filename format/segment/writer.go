@@ -220,7 +220,6 @@ func (w *Writer) WriteBatch(b *format.Batch) error {
 		s := &b.Stats[i]
 		w.touch(s.Interface, s.Time)
 		t := &w.ifStats[s.Interface]
-		t.Dropped = max(t.Dropped, s.Dropped)
 		t.KernelDropped = max(t.KernelDropped, s.KernelDropped)
 	}
 	return nil
@@ -261,9 +260,7 @@ func (w *Writer) add(d *format.Datagram) {
 		w.chunk.Bytes += uint64(len(d.Payload))
 	}
 	w.touch(d.Interface, d.Time)
-	t := &w.ifStats[d.Interface]
-	t.Received++
-	t.Dropped += d.Drops
+	w.ifStats[d.Interface].Received++
 	w.raw = format.AppendEPB(w.raw, d)
 }
 
@@ -286,8 +283,10 @@ func (w *Writer) Flush() error {
 
 func (w *Writer) closeChunk() error {
 	for _, i := range w.touched {
-		w.ifStats[i].touched = false
-		w.raw = format.AppendISB(w.raw, w.ifStats[i].InterfaceStats)
+		t := &w.ifStats[i]
+		t.touched = false
+		t.Dropped = w.tally.DroppedOn(i)
+		w.raw = format.AppendISB(w.raw, t.InterfaceStats)
 	}
 	w.touched = w.touched[:0]
 	w.chunk.Dropped = w.tally.Dropped - w.dropped
