@@ -25,7 +25,7 @@ func (e *GuardError) Error() string {
 	if e.Recorded != e.Destination {
 		what += fmt.Sprintf(" (recorded for %s)", e.Recorded)
 	}
-	return fmt.Sprintf("refused to send to %s: %s; leave it out, map it to another group, or allow this destination by name", what, e.Reason)
+	return fmt.Sprintf("refused to send to %s: %s", what, e.Reason)
 }
 
 // guard decides which destinations may be sent to. It does not change once made.
@@ -99,10 +99,22 @@ func (g *guard) reason(a netip.Addr) string {
 		return fmt.Sprintf("it is a control group (%s)", class)
 	case class == mcast.InterfaceLocal:
 		return fmt.Sprintf("its scope ends at the host (%s)", class)
+	case discovery[a]:
+		return "hosts and devices announce themselves there (SSDP, SLP, SAP)"
 	case wellKnown6(a):
 		return "it is a well-known group of IPv6 (RFC 2375)"
 	}
 	return ""
+}
+
+// discovery are the groups of IPv4 outside of the control blocks on which hosts and
+// devices announce themselves: whoever hears an announcement again believes it.
+var discovery = map[netip.Addr]bool{
+	netip.AddrFrom4([4]byte{239, 255, 255, 250}): true, // SSDP and WS-Discovery
+	netip.AddrFrom4([4]byte{239, 255, 255, 253}): true, // SLP, RFC 2608
+	netip.AddrFrom4([4]byte{224, 2, 127, 254}):   true, // SAP of global scope, RFC 2974
+	netip.AddrFrom4([4]byte{239, 255, 255, 255}): true, // SAP of local scope
+	netip.AddrFrom4([4]byte{239, 195, 255, 255}): true, // SAP of organization-local scope
 }
 
 // isBroadcast reports whether a is the last address of an IPv4 network. /31 and

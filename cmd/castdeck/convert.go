@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"os"
 
@@ -38,7 +39,9 @@ out. Exit code 3 where IN is damaged: what can be read is converted.`,
 			c.warn = func(f string, a ...any) {
 				fmt.Fprintf(cmd.ErrOrStderr(), "castdeck: %s\n", oneLine(fmt.Sprintf(f, a...)))
 			}
-			return c.run()
+			ctx, stop := orderlyEnd(cmd.Context())
+			defer stop()
+			return c.run(ctx)
 		},
 	}
 	f := cmd.Flags()
@@ -48,7 +51,7 @@ out. Exit code 3 where IN is damaged: what can be read is converted.`,
 	return cmd
 }
 
-func (c *converter) run() error {
+func (c *converter) run(ctx context.Context) error {
 	only, err := mcast.NewMatcher(c.only...)
 	if err != nil {
 		return usagef("--only: %v", err)
@@ -80,6 +83,9 @@ func (c *converter) run() error {
 	}
 	damaged := 0
 	err = in.each(func(b *format.Batch) error {
+		if ctx.Err() != nil {
+			return fmt.Errorf("interrupted; %s holds what was converted until then", c.out)
+		}
 		if out.seg != nil {
 			for _, i := range ether.Interfaces()[len(out.seg.Interfaces()):] {
 				if _, err := out.seg.AddInterface(i); err != nil {

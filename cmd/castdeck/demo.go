@@ -40,7 +40,9 @@ interface. Exit code 0 only when everything matched.`,
 		Args: argsN(0, 0, "no arguments"),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			d := &demo{dir: dir, out: cmd.OutOrStdout()}
-			return d.start(cmd.Context())
+			ctx, stop := orderlyEnd(cmd.Context())
+			defer stop()
+			return d.start(ctx)
 		},
 	}
 	cmd.Flags().StringVar(&dir, "dir", "", "folder for the recordings; default a new temporary one")

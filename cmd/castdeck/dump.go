@@ -34,7 +34,7 @@ type dumper struct {
 	hex      bool
 	json     *json.Encoder // nil for text
 	only     *mcast.Matcher
-	limit    uint64
+	limit    countValue
 	printed  uint64
 	notUDP   uint64
 	damaged  int
@@ -74,7 +74,7 @@ UDP are counted on stderr. Exit code 3 where the capture is damaged.`,
 	f.BoolVarP(&d.hex, "hex", "X", false, "print the payload in hexadecimal and ASCII")
 	f.BoolVar(&asJSON, "json", false, "print one JSON object per datagram")
 	f.StringArrayVar(&only, "only", nil, "print only datagrams of this `GROUP` (repeatable)")
-	f.Uint64Var(&d.limit, "count", 0, "stop after `N` datagrams (0: all)")
+	f.Var(&d.limit, "count", "stop after this many datagrams")
 	return cmd
 }
 
@@ -108,7 +108,7 @@ func (d *dumper) run(path string) error {
 	if d.notUDP > 0 {
 		d.reported(fmt.Sprintf("%s: %s not UDP, not shown", path, plural(d.notUDP, "packet")))
 	}
-	if in.seg != nil && !in.seg.Sealed() && d.damaged == 0 && (d.limit == 0 || d.printed < d.limit) {
+	if in.seg != nil && !in.seg.Sealed() && d.damaged == 0 && (d.limit == 0 || d.printed < uint64(d.limit)) {
 		d.reported(path + ": not sealed: still being written, or cut off")
 		return lossy
 	}
@@ -126,7 +126,7 @@ func (d *dumper) print(g *format.Datagram, in *input) error {
 	if !d.only.Match(g.Src, g.Dst) {
 		return nil
 	}
-	if d.limit > 0 && d.printed == d.limit {
+	if d.limit > 0 && d.printed == uint64(d.limit) {
 		return errEnough
 	}
 	d.printed++

@@ -56,11 +56,16 @@ func main() {
 	// compression or the collector to yield theirs, for up to 10 ms.
 	runtime.GOMAXPROCS(runtime.NumCPU() + 2)
 	ignoreFatalSignals()
-	// The first signal asks for an orderly end; the context's stop, called in run,
-	// gives the second one its default effect.
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
+	os.Exit(run(context.Background(), os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
+}
+
+// orderlyEnd is a context that the first INT, TERM or HUP ends, for commands that
+// have something to bring to an end; the second signal has its default effect, and
+// so has the first one with all other commands.
+func orderlyEnd(ctx context.Context) (context.Context, context.CancelFunc) {
+	ctx, stop := signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
 	context.AfterFunc(ctx, stop)
-	os.Exit(run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
+	return ctx, stop
 }
 
 // run is the whole program but for the process around it.

@@ -16,6 +16,7 @@ import (
 // output is a capture file being written: a segment or a classic pcap.
 type output struct {
 	path string
+	made fs.FileInfo // what path named when it was created
 	seg  *segment.Writer
 	pcap *pcapWriter
 }
@@ -60,19 +61,26 @@ func createOutput(path string, k outputKind, o segment.Options) (*output, error)
 	if st, err := os.Stat(path); err == nil && st.IsDir() {
 		return nil, usagef("%s is a folder; name a file in it, such as %s", path, filepath.Join(path, "feed.pcapng.zst"))
 	}
-	if k.pcap {
-		w, err := createPcap(path, o)
-		if err != nil {
-			return nil, explainCreate(path, err)
-		}
-		return &output{path: path, pcap: w}, nil
+	if st, err := os.Lstat(path); err == nil && !st.Mode().IsRegular() {
+		return nil, fmt.Errorf("%s is not a regular file (%s); name another one", path, st.Mode().Type())
 	}
-	o.Compression, o.Application = k.compression, application
-	w, err := segment.Create(path, o)
+	out := &output{path: path}
+	var err error
+	if k.pcap {
+		out.pcap, err = createPcap(path, o)
+	} else {
+		o.Compression, o.Application = k.compression, application
+		out.seg, err = segment.Create(path, o)
+	}
+	if err == nil {
+		if out.made, err = os.Stat(path); err != nil {
+			out.Close()
+		}
+	}
 	if err != nil {
 		return nil, explainCreate(path, err)
 	}
-	return &output{path: path, seg: w}, nil
+	return out, nil
 }
 
 // explainCreate names the way out where there is one.
@@ -105,10 +113,19 @@ func (o *output) Flush() error {
 
 // Close finishes the file: a segment is sealed.
 func (o *output) Close() error {
+	var err error
 	if o.seg != nil {
-		return o.seg.Close()
+		err = o.seg.Close()
+	} else {
+		err = o.pcap.Close()
 	}
-	return o.pcap.Close()
+	if err != nil || o.made == nil {
+		return err
+	}
+	if st, err := os.Stat(o.path); err != nil || !os.SameFile(st, o.made) {
+		return fmt.Errorf("%s was removed, renamed or replaced while it was written: what was recorded is not there", o.path)
+	}
+	return nil
 }
 
 // size in bytes that the file has so far.
@@ -186,7 +203,7 @@ func (a *appender) Write(p []byte) (int, error) {
 	if err != nil {
 		// Half a record would make the rest unreadable.
 		_ = a.f.Truncate(a.off)
-		return 0, fmt.Errorf("%s: writing %d bytes at byte %d: %w; what was written before is readable", a.path, len(p), a.off, err)
+		return 0, fmt.Errorf("%s: writing %d bytes at byte %d: %w; what was written before is readable", a.path, len(p), a.off, segment.Cause(err))
 	}
 	a.off += int64(n)
 	return n, nil

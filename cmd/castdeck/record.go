@@ -3,11 +3,13 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
 	"os"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -25,7 +27,7 @@ type recordFlags struct {
 	duration durationValue
 	interval durationValue
 	flush    durationValue
-	count    uint64
+	count    countValue
 	buffer   sizeValue
 	queue    sizeValue
 	force    bool
@@ -63,7 +65,9 @@ power) is readable up to its last whole chunk, without repair.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			f.stdout, f.stderr = cmd.OutOrStdout(), cmd.ErrOrStderr()
 			f.terminal = isTerminal(f.stderr)
-			return f.run(cmd.Context(), args)
+			ctx, stop := orderlyEnd(cmd.Context())
+			defer stop()
+			return f.run(ctx, args)
 		},
 	}
 	fl := cmd.Flags()
@@ -71,7 +75,7 @@ power) is readable up to its last whole chunk, without repair.`,
 	fl.StringVarP(&f.output, "output", "o", "", "file to write: *.pcapng.zst, *.pcapng.gz, *.pcapng or *.pcap")
 	fl.StringVar(&f.compress, "compress", "", "`zstd|gzip|none`; default by the file's name")
 	fl.Var(&f.duration, "duration", "stop after this long, such as 10m")
-	fl.Uint64Var(&f.count, "count", 0, "stop after exactly `N` datagrams")
+	fl.Var(&f.count, "count", "stop after exactly this many datagrams")
 	fl.Var(&f.buffer, "buffer", "receive buffer to ask the kernel for, per socket")
 	fl.Var(&f.queue, "queue", "memory between receiving and writing")
 	fl.Var(&f.flush, "flush-interval", "write what was received at least this often")
@@ -133,7 +137,7 @@ func (f *recordFlags) run(ctx context.Context, args []string) error {
 		return err
 	}
 	rec, err := recorder.Listen(subs, recorder.Options{
-		Buffer: int(f.buffer.bytes), Queue: f.queue.bytes, Count: f.count, FlushInterval: f.flush.Duration,
+		Buffer: int(f.buffer.bytes), Queue: f.queue.bytes, Count: uint64(f.count), FlushInterval: f.flush.Duration,
 	})
 	if err != nil {
 		return err
@@ -192,8 +196,8 @@ func (f *recordFlags) record(ctx context.Context, rec *recorder.Recorder, out *o
 	written, bytes := out.written()
 	s.Dropped.Writer += s.Datagrams - min(written, s.Datagrams)
 	s.Datagrams, s.Bytes = written, bytes
-	if werr := f.summary(s, out, time.Since(start)); err == nil {
-		err = werr
+	if werr := f.summary(s, out, time.Since(start)); err == nil && !errors.Is(werr, syscall.EPIPE) {
+		err = werr // that nobody reads our output takes nothing from the recording
 	}
 	if err == nil && s.Dropped.Kernel+s.Dropped.Writer+s.Dropped.Truncated > 0 {
 		return lossy

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"os"
 	"strconv"
 	"strings"
 	"text/tabwriter"
@@ -14,6 +15,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"castdeck/internal/mcast"
 	"castdeck/replayer"
 )
 
@@ -60,7 +62,9 @@ sent, were not recorded whole, or could not be read.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			f.stdout, f.stderr = cmd.OutOrStdout(), cmd.ErrOrStderr()
 			f.terminal = isTerminal(f.stderr)
-			return f.run(cmd.Context(), args[0])
+			ctx, stop := orderlyEnd(cmd.Context())
+			defer stop()
+			return f.run(ctx, args[0])
 		},
 	}
 	fl := cmd.Flags()
@@ -161,6 +165,14 @@ func (f *replayFlags) options() (replayer.Options, error) {
 		return o, usagef("--ttl %d: 1 to 255", o.TTL)
 	}
 	o.Speed, o.Max, o.PPS, o.BitsPerSecond, o.MaxGap = f.speed.factor, f.speed.max, f.pps.value, f.bitrate.value, f.maxGap.Duration
+	for _, p := range []struct {
+		flag     string
+		patterns []string
+	}{{"--only", o.Only}, {"--allow", o.Allow}} {
+		if _, err := mcast.NewMatcher(p.patterns...); err != nil {
+			return o, usagef("%s: %v", p.flag, err)
+		}
+	}
 	for _, m := range f.mappings {
 		p, err := replayer.ParseMapping(m)
 		if err != nil {
@@ -176,30 +188,26 @@ func (f *replayFlags) run(ctx context.Context, path string) error {
 	if err != nil {
 		return err
 	}
-	in, err := openInput(path)
+	streams, whole, err := f.streams(path)
 	if err != nil {
 		return err
 	}
-	s, err := in.summarize(true)
-	if in.Close(); err != nil {
-		return err
-	}
-	var streams []replayer.Stream
-	for _, st := range s.streams {
-		streams = append(streams, replayer.Stream{Src: st.Src, Dst: st.Dst, Datagrams: st.Datagrams, Bytes: st.Bytes})
-	}
 	if f.dryRun {
-		return f.plan(streams, o)
+		if err := f.plan(streams, o); err != nil || whole {
+			return err
+		}
+		return lossy
 	}
 	if err := replayer.Check(streams, o); err != nil {
-		return explainOptions(err)
+		return explainGuard(err)
 	}
 	r, err := replayer.New(o)
 	if err != nil {
-		return explainOptions(err)
+		return err
 	}
 	defer r.Close()
-	if in, err = openInput(path); err != nil {
+	in, err := openInput(path)
+	if err != nil {
 		return err
 	}
 	defer in.Close()
@@ -207,25 +215,55 @@ func (f *replayFlags) run(ctx context.Context, path string) error {
 	stop := f.report(r)
 	rep, err := r.Run(ctx, in)
 	stop()
+	err = explainGuard(err)
 	interrupted := errors.Is(err, context.Canceled)
 	if interrupted {
 		err = nil
 	}
-	if serr := f.summary(path, rep, interrupted); err == nil {
+	sealed := in.seg == nil || in.seg.Sealed()
+	if serr := f.summary(path, rep, sealed, interrupted); err == nil {
 		err = serr
 	}
 	if err != nil {
 		return err
 	}
-	cut := in.seg != nil && !in.seg.Sealed()
-	if rep.SendErrors > 0 || rep.Damaged > 0 || rep.Skipped.Truncated > 0 || cut || interrupted {
+	if rep.SendErrors > 0 || rep.Damaged > 0 || rep.Skipped.Truncated > 0 || !sealed || interrupted {
 		return lossy
 	}
 	return nil
 }
 
-// explainOptions makes errors of options usage errors; a guard's stay what they are.
-func explainOptions(err error) error {
+// streams is what the capture holds. whole is false, and what is wrong is said, where
+// it is damaged or was cut off.
+func (f *replayFlags) streams(path string) (streams []replayer.Stream, whole bool, err error) {
+	// The destinations are checked before the first datagram leaves, so the capture is
+	// read twice.
+	if st, err := os.Stat(path); err == nil && !st.IsDir() && !st.Mode().IsRegular() {
+		return nil, false, fmt.Errorf("%s is not a regular file; a replay reads its input twice, so save it to a file first", path)
+	}
+	in, err := openInput(path)
+	if err != nil {
+		return nil, false, err
+	}
+	defer in.Close()
+	s, err := in.summarize(true)
+	if err != nil {
+		return nil, false, err
+	}
+	for _, st := range s.streams {
+		streams = append(streams, replayer.Stream{Src: st.Src, Dst: st.Dst, Datagrams: st.Datagrams, Bytes: st.Bytes})
+	}
+	if f.dryRun {
+		const most = 20
+		for _, p := range s.problems[:min(len(s.problems), most)] {
+			fmt.Fprintf(f.stderr, "castdeck: %s: %s\n", oneLine(path), oneLine(p))
+		}
+	}
+	return streams, s.sealed && s.damaged == 0, nil
+}
+
+// explainGuard adds the way out, in terms of the flags, to a refusal.
+func explainGuard(err error) error {
 	var g *replayer.GuardError
 	if errors.As(err, &g) {
 		return fmt.Errorf("%w; --allow %s sends it all the same, --map OLD=NEW elsewhere, --only leaves it out", err, g.Destination.Addr())
@@ -318,6 +356,7 @@ type replayJSON struct {
 	DurationSeconds float64           `json:"duration_seconds"`
 	RecordedSeconds float64           `json:"recorded_seconds"`
 	RatePPS         float64           `json:"rate_pps"`
+	Sealed          bool              `json:"sealed"`
 	Interrupted     bool              `json:"interrupted,omitempty"`
 	Lateness        latenessJSON      `json:"lateness_ns"`
 }
@@ -330,14 +369,14 @@ type latenessJSON struct {
 	Max  int64 `json:"max"`
 }
 
-func (f *replayFlags) summary(path string, r replayer.Report, interrupted bool) error {
+func (f *replayFlags) summary(path string, r replayer.Report, sealed, interrupted bool) error {
 	l := r.Lateness
 	if f.json {
 		return json.NewEncoder(f.stdout).Encode(replayJSON{
 			Event: "summary", Datagrams: r.Datagrams, Bytes: r.Bytes, SendErrors: r.SendErrors, Causes: r.Causes,
 			Skipped: r.Skipped.Total(), SkippedNotUDP: r.Skipped.NotUDP, SkippedTrunc: r.Skipped.Truncated,
 			SkippedFiltered: r.Skipped.Filtered, Damaged: r.Damaged, RecordedDrops: r.RecordedDrops,
-			DurationSeconds: r.Duration.Seconds(), RecordedSeconds: r.Recorded.Seconds(), RatePPS: r.RatePPS,
+			DurationSeconds: r.Duration.Seconds(), RecordedSeconds: r.Recorded.Seconds(), RatePPS: r.RatePPS, Sealed: sealed,
 			Interrupted: interrupted, Lateness: latenessJSON{l.P50, l.P90, l.P99, l.P999, l.Max},
 		})
 	}
@@ -363,6 +402,9 @@ func (f *replayFlags) summary(path string, r replayer.Report, interrupted bool) 
 	}
 	for _, d := range r.Damage {
 		say("damaged: %s", describe(d))
+	}
+	if !sealed {
+		say("not sealed: still being written, or cut off; what is behind is missing")
 	}
 	if interrupted {
 		say("interrupted: the rest was not sent")

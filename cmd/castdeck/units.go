@@ -151,3 +151,23 @@ func nanos(ns int64) string {
 func stamp(ns int64) string {
 	return time.Unix(0, ns).UTC().Format("2006-01-02 15:04:05.000000000")
 }
+
+// countValue is a flag with a number of things; 0 is no limit.
+type countValue uint64
+
+func (v *countValue) Set(s string) error {
+	n, err := strconv.ParseUint(s, 10, 64)
+	if err != nil {
+		return fmt.Errorf("%q is no number of datagrams; write a whole number, such as 1000", s)
+	}
+	*v = countValue(n)
+	return nil
+}
+
+func (v *countValue) String() string {
+	if *v == 0 {
+		return ""
+	}
+	return strconv.FormatUint(uint64(*v), 10)
+}
+func (*countValue) Type() string { return "N" }

@@ -56,11 +56,12 @@ func verify(w io.Writer, path string, asJSON bool) error {
 		DamagedChunks: s.damaged, LostBytes: s.lostBytes, Problems: append([]string{}, s.problems...),
 	}
 	if asJSON {
-		if err := json.NewEncoder(w).Encode(j); err != nil {
-			return err
-		}
+		err = json.NewEncoder(w).Encode(j)
 	} else {
-		printVerify(w, in, s)
+		err = printVerify(w, in, s)
+	}
+	if err != nil {
+		return err
 	}
 	if !j.OK {
 		return lossy
@@ -68,17 +69,20 @@ func verify(w io.Writer, path string, asJSON bool) error {
 	return nil
 }
 
-func printVerify(w io.Writer, in *input, s *summary) {
+func printVerify(w io.Writer, in *input, s *summary) error {
 	what := plural(s.tally.Datagrams, "datagram")
 	if in.seg != nil {
 		what += " in " + plural(s.chunks, "chunk")
 	}
 	if len(s.problems) == 0 {
-		fmt.Fprintf(w, "%s: ok, %s, %s lost while recording\n", oneLine(in.path), what, count(s.tally.Dropped))
-		return
+		_, err := fmt.Fprintf(w, "%s: ok, %s, %s lost while recording\n", oneLine(in.path), what, count(s.tally.Dropped))
+		return err
 	}
-	fmt.Fprintf(w, "%s: NOT OK, %s readable, %s cannot be used\n", oneLine(in.path), what, plural(s.lostBytes, "byte"))
+	_, err := fmt.Fprintf(w, "%s: NOT OK, %s readable, %s cannot be used\n", oneLine(in.path), what, plural(s.lostBytes, "byte"))
 	for _, p := range s.problems {
-		fmt.Fprintf(w, "  %s\n", oneLine(p))
+		if err == nil {
+			_, err = fmt.Fprintf(w, "  %s\n", oneLine(p))
+		}
 	}
+	return err
 }

@@ -1,8 +1,10 @@
 package pcapfile
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"math/bits"
 	"strings"
 
 	"castdeck/format"
@@ -320,11 +322,24 @@ func (p *blocks) chain(from int) int {
 		if len(b)-i < chainBytes && p.win.err == nil {
 			break // judge it when more is in the window
 		}
-		if p.chained(b[i:]) {
+		if p.likely(b[i:]) && p.chained(b[i:]) {
 			return i
 		}
 	}
 	return 0
+}
+
+// likely looks at type and length only: it rules out nearly every place at a
+// nanosecond each, where chained takes a hundred times as long.
+func (p *blocks) likely(b []byte) bool {
+	typ, n := binary.LittleEndian.Uint32(b), binary.LittleEndian.Uint32(b[4:])
+	if typ == format.BlockSHB {
+		return true // its length is in the order of the section that it opens
+	}
+	if p.swap {
+		typ, n = bits.ReverseBytes32(typ), bits.ReverseBytes32(n)
+	}
+	return known(typ) && n >= format.BlockOverhead && n <= resyncBlock && n%4 == 0
 }
 
 // chained asks for the blocks that files consist of; the same length at both ends

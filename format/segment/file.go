@@ -93,9 +93,9 @@ type osFile struct{ *os.File }
 func (f osFile) Sync() error                 { return dataSync(f.File) }
 func (f osFile) Allocate(off, n int64) error { return allocate(f.File, off, n) }
 
-// cause is err without the path and operation that os puts around it: the
-// writer's own message names them.
-func cause(err error) error {
+// Cause is err without the path and operation that os puts around it, for messages
+// that name them themselves.
+func Cause(err error) error {
 	var p *fs.PathError
 	if errors.As(err, &p) {
 		return p.Err

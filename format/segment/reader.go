@@ -273,7 +273,8 @@ func (r *Reader) frameAt(off int64) ([]byte, error) {
 		case off+int64(n) > r.size:
 			return nil, errCut
 		}
-		want = n
+		// Twice as much each time: what was looked at is looked at again.
+		want = int(min(max(int64(n), 2*int64(want)), r.size-off))
 	}
 }
 

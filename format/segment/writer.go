@@ -343,7 +343,11 @@ func (w *Writer) write(frame []byte) error {
 		// A part of the frame may stand in the file. Readers pass over it, but
 		// without it the file ends in a whole chunk.
 		_ = w.f.Truncate(w.offset)
-		return w.fail(fmt.Errorf("%s: writing %d bytes at byte %d: %w; what was written before is readable", w.path, len(frame), w.offset, cause(err)))
+		before := "; what was written before is readable"
+		if w.offset == 0 {
+			before = ""
+		}
+		return w.fail(fmt.Errorf("%s: writing %d bytes at byte %d: %w%s", w.path, len(frame), w.offset, Cause(err), before))
 	}
 	w.offset = end
 	return nil
@@ -370,7 +374,7 @@ func (w *Writer) Close() error {
 		return err
 	}
 	if err := w.f.Close(); err != nil {
-		return w.fail(fmt.Errorf("%s: closing: %w", w.path, cause(err)))
+		return w.fail(fmt.Errorf("%s: closing: %w", w.path, Cause(err)))
 	}
 	w.err = errClosed
 	return nil
@@ -402,12 +406,12 @@ func (w *Writer) seal() error {
 		return err
 	}
 	if err := w.f.Truncate(w.offset); err != nil { // gives back what Allocate reserved
-		return w.fail(fmt.Errorf("%s: %w", w.path, cause(err)))
+		return w.fail(fmt.Errorf("%s: %w", w.path, Cause(err)))
 	}
 	// Not tried again on failure: the kernel may have dropped the dirty pages and
 	// would then report success (PostgreSQL's "fsyncgate").
 	if err := w.f.Sync(); err != nil {
-		return w.fail(fmt.Errorf("%s: making it durable: %w; it may be incomplete after a power cut", w.path, cause(err)))
+		return w.fail(fmt.Errorf("%s: making it durable: %w; it may be incomplete after a power cut", w.path, Cause(err)))
 	}
 	return nil
 }
