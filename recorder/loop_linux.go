@@ -267,7 +267,9 @@ func (l *loop) drain(s *socket, calls int) (n int, more bool, err error) {
 			return n, false, nil
 		}
 	}
-	l.filled = 1
+	if queued, err := s.conn.Queued(); err == nil {
+		l.filled = max(l.filled, float64(queued)/float64(s.buffer))
+	}
 	// What is left behind came later than the last that was taken, if that has a time.
 	if l.floor = min(l.floor, l.message.Time); l.message.Time == 0 {
 		l.floor = l.until

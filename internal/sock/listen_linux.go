@@ -311,14 +311,25 @@ func (c *Conn) Buffer() int { return c.buffer }
 // since it was opened, modulo 2^32 (SO_MEMINFO). Unlike Message.Drops it knows of
 // what was lost after the last datagram.
 func (c *Conn) Drops() (uint32, error) {
-	var info [unix.SK_MEMINFO_VARS]uint32
+	info, err := c.memory()
+	return info[unix.SK_MEMINFO_DROPS], err
+}
+
+// Queued is the memory in bytes that datagrams take in the receive buffer now, to
+// be compared with Buffer.
+func (c *Conn) Queued() (int, error) {
+	info, err := c.memory()
+	return int(info[unix.SK_MEMINFO_RMEM_ALLOC]), err
+}
+
+func (c *Conn) memory() (info [unix.SK_MEMINFO_VARS]uint32, err error) {
 	size := uint32(unsafe.Sizeof(info))
 	_, _, errno := unix.RawSyscall6(unix.SYS_GETSOCKOPT, uintptr(c.fd), unix.SOL_SOCKET, unix.SO_MEMINFO,
 		uintptr(unsafe.Pointer(&info)), uintptr(unsafe.Pointer(&size)), 0)
 	if errno != 0 {
-		return 0, os.NewSyscallError("getsockopt", errno)
+		return info, os.NewSyscallError("getsockopt", errno)
 	}
-	return info[unix.SK_MEMINFO_DROPS], nil
+	return info, nil
 }
 
 // Close closes the socket, which ends its memberships. It may be called again.

@@ -627,3 +627,20 @@ func BenchmarkRecv(b *testing.B) {
 		r.Message(left%batch, &m)
 	}
 }
+
+func TestQueued(t *testing.T) {
+	tx, rx := netnstest.Veth(t)
+	k, r := newTalker(t, tx, false, 1), receiver(t, 1)
+	conn := listen(t, 1<<20, member(t, "239.5.20.1:5000", rx))
+	for want := range 3 {
+		n, err := conn.Queued()
+		if err != nil || n < want*1000 || want == 0 && n != 0 || n > conn.Buffer() {
+			t.Errorf("%d datagrams of 1000 bytes take %d bytes of %d, %v", want, n, conn.Buffer(), err)
+		}
+		k.send("239.5.20.1:5000", make([]byte, 1000))
+	}
+	take(t, r, conn, 3, func(*Message) {})
+	if n, err := conn.Queued(); err != nil || n != 0 {
+		t.Errorf("an empty queue takes %d bytes, %v", n, err)
+	}
+}
