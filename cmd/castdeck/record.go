@@ -24,6 +24,7 @@ type recordFlags struct {
 	iface    string
 	output   string
 	compress string
+	sync     string
 	duration durationValue
 	interval durationValue
 	flush    durationValue
@@ -74,6 +75,7 @@ power) is readable up to its last whole chunk, without repair.`,
 	fl.StringVarP(&f.iface, "interface", "i", "", "network interface to join on: name, index or own address")
 	fl.StringVarP(&f.output, "output", "o", "", "file to write: *.pcapng.zst, *.pcapng.gz, *.pcapng or *.pcap")
 	fl.StringVar(&f.compress, "compress", "", "`zstd|gzip|none`; default by the file's name")
+	fl.StringVar(&f.sync, "sync", "segment", "make data durable: `none|segment|interval` (at the end, or at each flush too)")
 	fl.Var(&f.duration, "duration", "stop after this long, such as 10m")
 	fl.Var(&f.count, "count", "stop after exactly this many datagrams")
 	fl.Var(&f.buffer, "buffer", "receive buffer to ask the kernel for, per socket")
@@ -136,6 +138,10 @@ func (f *recordFlags) run(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
+	durable, err := segment.ParseSync(f.sync)
+	if err != nil {
+		return usagef("--sync: %v", err)
+	}
 	rec, err := recorder.Listen(subs, recorder.Options{
 		Buffer: int(f.buffer.bytes), Queue: f.queue.bytes, Count: uint64(f.count), FlushInterval: f.flush.Duration,
 	})
@@ -144,7 +150,7 @@ func (f *recordFlags) run(ctx context.Context, args []string) error {
 	}
 	defer rec.Close()
 	out, err := createOutput(f.output, kind, segment.Options{
-		Interfaces: rec.Interfaces(), Overwrite: f.force, Info: segmentInfo(subs),
+		Interfaces: rec.Interfaces(), Overwrite: f.force, Info: segmentInfo(subs), Sync: durable,
 		// Losing compression is better than losing datagrams.
 		Store: func() bool { return rec.Pressure() > 0.25 },
 	})

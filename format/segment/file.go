@@ -21,6 +21,9 @@ type File interface {
 	// Allocate reserves n bytes from off on without changing the file's length. It
 	// is a hint: no error of it means that a later write fails.
 	Allocate(off, n int64) error
+	// WriteBehind asks the system to begin writing n bytes from off on to the disk,
+	// so that a later Sync is short. It is a hint: its error means nothing.
+	WriteBehind(off, n int64) error
 }
 
 // FS makes and removes files for writers.
@@ -90,8 +93,9 @@ func (osFS) SyncDir(dir string) error {
 
 type osFile struct{ *os.File }
 
-func (f osFile) Sync() error                 { return dataSync(f.File) }
-func (f osFile) Allocate(off, n int64) error { return allocate(f.File, off, n) }
+func (f osFile) Sync() error                    { return dataSync(f.File) }
+func (f osFile) Allocate(off, n int64) error    { return allocate(f.File, off, n) }
+func (f osFile) WriteBehind(off, n int64) error { return writeBehind(f.File, off, n) }
 
 // Cause is err without the path and operation that os puts around it, for messages
 // that name them themselves.

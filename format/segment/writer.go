@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"path/filepath"
 	"runtime"
+	"slices"
 
 	"castdeck/format"
 )
@@ -28,13 +29,43 @@ type Options struct {
 	// compressing it: true when the recorder would otherwise lose datagrams. nil is
 	// never.
 	Store func() bool
+	// Sync says when data are made durable, that is, survive a power cut.
+	Sync Sync
 	// Overwrite an existing file.
 	Overwrite bool
 	// FS to write to; nil is OS.
 	FS FS
 }
 
+// Sync is when a segment's data are made durable.
+type Sync uint8
+
 const (
+	// SyncSegment makes a segment durable when it is sealed; the default.
+	SyncSegment Sync = iota
+	// SyncInterval makes it durable at each Flush too: a power cut loses at most what
+	// came since the last one.
+	SyncInterval
+	// SyncNone leaves it to the system.
+	SyncNone
+)
+
+var syncNames = [...]string{SyncSegment: "segment", SyncInterval: "interval", SyncNone: "none"}
+
+func (s Sync) String() string { return syncNames[s] }
+
+// ParseSync reads a name that String gives.
+func ParseSync(name string) (Sync, error) {
+	if i := slices.Index(syncNames[:], name); i >= 0 {
+		return Sync(i), nil
+	}
+	return 0, fmt.Errorf("no sync policy %q (have none, segment, interval)", name)
+}
+
+const (
+	// behind is how much is written before the system is asked to write it out.
+	behind = 8 << 20
+
 	defaultChunkSize = 512 << 10
 	minChunkSize     = 4 << 10
 	maxChunkSize     = 4 << 20
@@ -61,6 +92,8 @@ type Writer struct {
 
 	offset    int64 // where the next frame goes
 	allocated int64
+	started   int64 // up to here writing to the disk was begun
+	durable   int64 // up to here the file is on the disk
 
 	interfaces []format.Interface
 	described  int // of them in the first frame
@@ -273,12 +306,35 @@ func (w *Writer) touch(ifc uint16, time int64) {
 	}
 }
 
-// Flush writes the open chunk, if there is anything in it.
+// Flush writes the open chunk, if there is anything in it, and with SyncInterval
+// makes it durable.
 func (w *Writer) Flush() error {
-	if w.err != nil || len(w.raw) == format.ChunkHeaderSize && len(w.touched) == 0 {
+	if w.err != nil {
 		return w.err
 	}
-	return w.closeChunk()
+	if len(w.raw) > format.ChunkHeaderSize || len(w.touched) > 0 {
+		if err := w.closeChunk(); err != nil {
+			return err
+		}
+	}
+	if w.o.Sync == SyncInterval {
+		return w.sync()
+	}
+	return nil
+}
+
+// sync makes the file durable. It is not tried again on failure: the kernel may
+// have dropped the dirty pages and would then report success (PostgreSQL's
+// "fsyncgate").
+func (w *Writer) sync() error {
+	if w.durable == w.offset {
+		return nil
+	}
+	if err := w.f.Sync(); err != nil {
+		return w.fail(fmt.Errorf("%s: making it durable: %w; it may be incomplete after a power cut", w.path, Cause(err)))
+	}
+	w.durable = w.offset
+	return nil
 }
 
 func (w *Writer) closeChunk() error {
@@ -350,6 +406,10 @@ func (w *Writer) write(frame []byte) error {
 		return w.fail(fmt.Errorf("%s: writing %d bytes at byte %d: %w%s", w.path, len(frame), w.offset, Cause(err), before))
 	}
 	w.offset = end
+	if w.offset-w.started >= behind {
+		_ = w.f.WriteBehind(w.started, w.offset-w.started)
+		w.started = w.offset
+	}
 	return nil
 }
 
@@ -408,10 +468,8 @@ func (w *Writer) seal() error {
 	if err := w.f.Truncate(w.offset); err != nil { // gives back what Allocate reserved
 		return w.fail(fmt.Errorf("%s: %w", w.path, Cause(err)))
 	}
-	// Not tried again on failure: the kernel may have dropped the dirty pages and
-	// would then report success (PostgreSQL's "fsyncgate").
-	if err := w.f.Sync(); err != nil {
-		return w.fail(fmt.Errorf("%s: making it durable: %w; it may be incomplete after a power cut", w.path, Cause(err)))
+	if w.o.Sync == SyncNone {
+		return nil
 	}
-	return nil
+	return w.sync()
 }
