@@ -4,6 +4,7 @@ package analysis
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"net/netip"
 	"sort"
@@ -46,7 +47,8 @@ type Comparison struct {
 	Reordered uint64
 	// IntervalError holds, for each pair of matched datagrams that follow each
 	// other, how much their distance in time differs between a and b, in ns.
-	// Differences above an hour count as an hour.
+	// Differences above an hour count as an hour. nil where there is no such pair, and
+	// for streams past the first 1,024, which are in the total's only.
 	IntervalError *hdrhistogram.Histogram
 }
 
@@ -57,9 +59,11 @@ func (c *Comparison) Equal() bool {
 
 const hour = 3_600_000_000_000
 
-func newComparison(k StreamKey) *Comparison {
-	return &Comparison{StreamKey: k, IntervalError: hdrhistogram.New(1, hour, 3)}
-}
+// Bounds of what a capture with made-up streams can cost.
+const (
+	maxStreams    = format.MaxStreams
+	maxHistograms = 1024 // at 200 KB
+)
 
 // Result of a comparison.
 type Result struct {
@@ -77,7 +81,7 @@ func Compare(a, b format.BatchReader, o CompareOptions) (*Result, error) {
 	if o.Window <= 0 {
 		o.Window = 1 << 16
 	}
-	c := &comparer{o: o, streams: map[StreamKey]*stream{}, result: &Result{}}
+	c := newComparer(o)
 	sideA, sideB := &side{r: a}, &side{r: b}
 	// The side that is behind is read next, so that both windows stay small.
 	for !sideA.done || !sideB.done {
@@ -105,6 +109,9 @@ type comparer struct {
 	o       CompareOptions
 	streams map[StreamKey]*stream
 	result  *Result
+	total   *hdrhistogram.Histogram // of interval errors
+	// histograms counts those that streams have.
+	histograms int
 }
 
 func (c *comparer) step(s *side, isA bool) error {
@@ -131,24 +138,33 @@ func (c *comparer) step(s *side, isA bool) error {
 		if isA && c.o.Destination != nil {
 			dst = c.o.Destination(dst)
 		}
-		c.stream(StreamKey{d.Src.Port(), dst}).add(entry{
+		st := c.stream(StreamKey{d.Src.Port(), dst})
+		if st == nil {
+			return fmt.Errorf("more than %d streams; compare a part of them", maxStreams)
+		}
+		st.add(entry{
 			hash: xxhash.Sum64(d.Payload) ^ uint64(d.Length)*0x9E3779B97F4A7C15, time: d.Time,
 		}, isA, c.o.Window)
 	}
 	return nil
 }
 
+func newComparer(o CompareOptions) *comparer {
+	return &comparer{o: o, streams: map[StreamKey]*stream{}, result: &Result{}, total: hdrhistogram.New(1, hour, 3)}
+}
+
+// stream finds a stream or begins one; nil where there are too many.
 func (c *comparer) stream(k StreamKey) *stream {
 	s := c.streams[k]
-	if s == nil {
-		s = &stream{Comparison: newComparison(k), sides: [2]waiting{newWaiting(), newWaiting()}, matched: map[uint64]struct{}{}}
+	if s == nil && len(c.streams) < maxStreams {
+		s = &stream{Comparison: &Comparison{StreamKey: k}, in: c, sides: [2]waiting{newWaiting(), newWaiting()}, matched: map[uint64]struct{}{}}
 		c.streams[k] = s
 	}
 	return s
 }
 
 func (c *comparer) finish() *Result {
-	total := newComparison(StreamKey{})
+	total := &Comparison{IntervalError: c.total}
 	for _, s := range c.streams {
 		for i := range s.sides {
 			for s.sides[i].count > 0 {
@@ -161,7 +177,6 @@ func (c *comparer) finish() *Result {
 		total.DuplicatesA += s.DuplicatesA
 		total.DuplicatesB += s.DuplicatesB
 		total.Reordered += s.Reordered
-		total.IntervalError.Merge(s.IntervalError)
 		c.result.Streams = append(c.result.Streams, s.Comparison)
 	}
 	sort.Slice(c.result.Streams, func(i, j int) bool {
@@ -248,6 +263,7 @@ func (w *waiting) trim() {
 
 type stream struct {
 	*Comparison
+	in      *comparer
 	sides   [2]waiting // a, b
 	matched map[uint64]struct{}
 	recent  []uint64 // the hashes in matched, oldest first
@@ -292,7 +308,7 @@ func (s *stream) match(a, b entry, window int) {
 		if diff < 0 {
 			diff = -diff
 		}
-		_ = s.IntervalError.RecordValue(min(max(diff, 0), hour)) // in range by construction
+		s.interval(min(max(diff, 0), hour))
 	}
 	s.haveLast, s.lastA, s.lastB = true, a.time, b.time
 	if _, ok := s.matched[a.hash]; !ok {
@@ -304,6 +320,18 @@ func (s *stream) match(a, b entry, window int) {
 			}
 			s.recent = append(s.recent[:0], s.recent[window:]...)
 		}
+	}
+}
+
+// interval records an interval error, which is in the histograms' range.
+func (s *stream) interval(ns int64) {
+	_ = s.in.total.RecordValue(ns)
+	if s.IntervalError == nil && s.in.histograms < maxHistograms {
+		s.in.histograms++
+		s.IntervalError = hdrhistogram.New(1, hour, 3)
+	}
+	if s.IntervalError != nil {
+		_ = s.IntervalError.RecordValue(ns)
 	}
 }
 

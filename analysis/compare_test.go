@@ -5,6 +5,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"net/netip"
+	"runtime"
 	"testing"
 
 	"castdeck/format"
@@ -163,7 +164,7 @@ func TestCompareDamageAndOthers(t *testing.T) {
 func TestCompareIsBounded(t *testing.T) {
 	rnd := rand.New(rand.NewPCG(1, 1))
 	k := StreamKey{4000, one}
-	c := &comparer{streams: map[StreamKey]*stream{}, result: &Result{}}
+	c := newComparer(CompareOptions{})
 	s := c.stream(k)
 	const window = 100
 	for i := range 50_000 {
@@ -187,5 +188,28 @@ func BenchmarkCompare(b *testing.B) {
 		if r, err := Compare(&list{ds: ds, per: 512}, &list{ds: ds, per: 512}, CompareOptions{}); err != nil || !r.Total.Equal() {
 			b.Fatal(err)
 		}
+	}
+}
+
+// TestCompareManyStreams: streams of their own for each datagram cost little, and
+// there is an end to it.
+func TestCompareManyStreams(t *testing.T) {
+	ds := numbered(one, maxStreams+1)
+	for i := range ds {
+		ds[i].Dst = netip.AddrPortFrom(one.Addr(), uint16(i))
+		ds[i].Src = netip.AddrPortFrom(ds[i].Src.Addr(), uint16(i>>16))
+	}
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	r, err := Compare(&list{ds: ds[:20_000], per: 512}, &list{ds: ds[:20_000], per: 512}, CompareOptions{})
+	runtime.ReadMemStats(&after)
+	if err != nil || r.Total.Matched != 20_000 || len(r.Streams) != 20_000 {
+		t.Fatalf("%+v, %v", r.Total, err)
+	}
+	if used := after.TotalAlloc - before.TotalAlloc; used > 64<<20 {
+		t.Errorf("%d bytes for 20,000 streams", used)
+	}
+	if _, err := Compare(&list{ds: ds, per: 4096}, &list{}, CompareOptions{}); err == nil {
+		t.Error("no end to the number of streams")
 	}
 }

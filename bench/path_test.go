@@ -10,6 +10,7 @@ import (
 	"runtime"
 	"syscall"
 	"testing"
+	"time"
 
 	"castdeck/analysis"
 	"castdeck/format"
@@ -26,10 +27,10 @@ var groups = []netip.AddrPort{
 }
 
 // path runs a feed over a veth pair into a segment file and returns its name.
-func path(tb testing.TB, o FeedOptions, pacing replayer.Pacing, c format.Compression) (string, PathResult) {
+func path(tb testing.TB, o FeedOptions, pacing replayer.Pacing, c format.Compression, record recorder.Options) (string, PathResult) {
 	tb.Helper()
 	tx, rx := netnstest.Veth(tb)
-	po := PathOptions{Send: replayer.Options{Interface: tx, Pacing: pacing}}
+	po := PathOptions{Send: replayer.Options{Interface: tx, Pacing: pacing}, Record: record}
 	for _, g := range o.Groups {
 		po.Groups = append(po.Groups, recorder.Subscription{Group: g, Interface: rx})
 	}
@@ -52,8 +53,17 @@ func path(tb testing.TB, o FeedOptions, pacing replayer.Pacing, c format.Compres
 // groups, or is counted as lost.
 func TestPath(t *testing.T) {
 	netnstest.Require(t)
+	for name, o := range map[string]recorder.Options{
+		"defaults":                     {},
+		"flushed at every opportunity": {FlushInterval: time.Millisecond},
+	} {
+		t.Run(name, func(t *testing.T) { testPath(t, o) })
+	}
+}
+
+func testPath(t *testing.T, record recorder.Options) {
 	o := FeedOptions{Groups: groups, Count: 30_000, Rate: 30_000, Burst: 16, MinSize: 32, MaxSize: 300, Seed: 3}
-	name, res := path(t, o, replayer.Pacing{}, format.Zstd)
+	name, res := path(t, o, replayer.Pacing{}, format.Zstd, record)
 	if res.Sent.Datagrams != uint64(o.Count) {
 		t.Fatalf("sent %s", res.Sent)
 	}
@@ -126,7 +136,7 @@ func BenchmarkPath(b *testing.B) {
 				var before, after runtime.MemStats
 				runtime.ReadMemStats(&before)
 				cpu := cpuTime()
-				_, res := path(b, FeedOptions{Groups: groups[:1], Count: max(b.N, 1), MinSize: size}, replayer.Pacing{Max: true}, c)
+				_, res := path(b, FeedOptions{Groups: groups[:1], Count: max(b.N, 1), MinSize: size}, replayer.Pacing{Max: true}, c, recorder.Options{})
 				runtime.ReadMemStats(&after)
 				n := float64(max(res.Sent.Datagrams, 1))
 				b.ReportMetric(float64(cpuTime()-cpu)/n, "cpu-ns/datagram")

@@ -257,10 +257,8 @@ func FindFrame(c Compression, b []byte) int {
 			return -1
 		}
 		// The magic stands behind the block's type and length.
-		if at := from + i - 8; at >= 0 {
-			if t := get32(b[at:], false); t == BlockChunk || t == BlockIndex || t == BlockFooter {
-				return at
-			}
+		if at := from + i - 8; at >= 0 && get32(b[at:], false)&localUse != 0 {
+			return at
 		}
 		from += i + 1
 	}
@@ -359,8 +357,10 @@ func gzipLength(b []byte) (int, error) {
 	return n, nil
 }
 
-// bareLength is the extent of what stands in one frame where nothing is packed:
-// a chunk, or the blocks up to the next chunk, index or footer.
+// localUse is the bit of block types that pcapng leaves for local use.
+const localUse = 1 << 31
+
+// bareLength is the extent of what stands in one frame where nothing is packed.
 func bareLength(b []byte) (int, error) {
 	if len(b) < BlockOverhead {
 		return BlockOverhead, ErrShort
@@ -375,29 +375,32 @@ func bareLength(b []byte) (int, error) {
 			return 0, err
 		}
 		return ChunkHeaderSize + int(c.Length), nil
-	case BlockSHB, BlockIndex, BlockFooter:
-		// The opening frame ends with its segment block, the index with its last
-		// part, the footer with itself.
+	case BlockSHB:
+		// The opening frame ends with its segment block.
 		for at := 0; at <= MaxFrameRaw; {
-			if len(b) < at+20 {
-				return at + 20, ErrShort
+			if len(b) < at+BlockOverhead {
+				return at + BlockOverhead, ErrShort
 			}
 			t := get32(b[at:], false)
-			if at > 0 && !(typ == BlockSHB && (t == BlockIDB || t == BlockSegment) || typ == BlockIndex && t == BlockIndex) {
-				return 0, fmt.Errorf("block of type %#x within a frame of type %#x", t, typ)
+			if at > 0 && t != BlockIDB && t != BlockSegment {
+				return 0, fmt.Errorf("block of type %#x before castdeck's segment block", t)
 			}
 			_, n, _, err := BlockHeader(b[at:], false)
 			if err != nil {
 				return 0, err
 			}
-			if t == BlockFooter || t == BlockSegment || t == BlockIndex && isLastIndexBlock(b[at:]) {
-				return at + n, nil
+			if at += n; t == BlockSegment {
+				return at, nil
 			}
-			at += n
 		}
-		return 0, fmt.Errorf("frame of more than %d bytes", MaxFrameRaw)
+		return 0, fmt.Errorf("opening frame of more than %d bytes", MaxFrameRaw)
 	default:
-		return 0, fmt.Errorf("block of type %#x where a chunk should begin", typ)
+		// The index, the footer, and what a later version may add: a block each.
+		if typ&localUse == 0 {
+			return 0, fmt.Errorf("block of type %#x where a chunk should begin", typ)
+		}
+		_, n, _, err := BlockHeader(b, false)
+		return n, err
 	}
 }
 

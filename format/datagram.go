@@ -217,6 +217,9 @@ type CorruptError struct {
 	Offset int64
 	// Length in bytes of what cannot be used from Offset on; 0 where unknown.
 	Length int64
+	// Chunks is how many chunks of a recording are known to be lost here; 0 where
+	// that is not known.
+	Chunks int
 	// Reason is one line without a trailing full stop.
 	Reason string
 }

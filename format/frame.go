@@ -185,7 +185,7 @@ func DecodePlain(d *Datagram) bool {
 		if ip[0] != 0x45 || ip[9] != protocolUDP || binary.BigEndian.Uint16(ip[6:])&moreOrOffset != 0 {
 			return false
 		}
-		if !d.takeUDP(ip[ipv4Header:], total-ipv4Header) {
+		if !d.takeUDP(ethernetHeader+ipv4Header, total-ipv4Header) {
 			return false
 		}
 		d.TTL = ip[8]
@@ -197,7 +197,7 @@ func DecodePlain(d *Datagram) bool {
 		if len(ip) < ipv6Header+udpHeader || ip[0]>>4 != 6 || ip[6] != protocolUDP {
 			return false
 		}
-		if !d.takeUDP(ip[ipv6Header:], int(binary.BigEndian.Uint16(ip[4:]))) {
+		if !d.takeUDP(ethernetHeader+ipv6Header, int(binary.BigEndian.Uint16(ip[4:]))) {
 			return false
 		}
 		d.TTL = ip[7]
@@ -208,17 +208,16 @@ func DecodePlain(d *Datagram) bool {
 	return false
 }
 
-// takeUDP reads ports and payload from a UDP header that IP says has ipLength
-// bytes with its payload; it reports false where the lengths disagree.
-func (d *Datagram) takeUDP(udp []byte, ipLength int) bool {
+// takeUDP reads ports and payload from the UDP header at off in the frame, of which
+// IP says that it has ipLength bytes with its payload. It reports false where the
+// lengths disagree, or state more than was on the wire.
+func (d *Datagram) takeUDP(off, ipLength int) bool {
+	udp := d.Frame[off:]
 	length := int(binary.BigEndian.Uint16(udp[4:]))
-	if length < udpHeader || length != ipLength {
+	if length < udpHeader || length != ipLength || off+length > max(int(d.FrameLength), len(d.Frame)) {
 		return false
 	}
 	kept := min(length, len(udp))
-	if kept < length && d.FrameLength == uint32(len(d.Frame)) {
-		return false // the frame is whole, yet shorter than its headers say
-	}
 	d.Src = netip.AddrPortFrom(netip.Addr{}, binary.BigEndian.Uint16(udp[0:]))
 	d.Dst = netip.AddrPortFrom(netip.Addr{}, binary.BigEndian.Uint16(udp[2:]))
 	d.Length = uint32(length - udpHeader)

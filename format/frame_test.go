@@ -136,6 +136,7 @@ func TestDecodePlainRefuses(t *testing.T) {
 		{"IPv6 with version 4", good6, wire6, 14, 0x45},
 		{"IPv6 lengths disagree", good6, wire6, 19, 29},
 		{"frame shorter than its headers say", good[:50], 50, 0, 1},
+		{"headers state more than was on the wire", good[:61], 61, 0, 1},
 		{"too short for any header", good[:41], 41, 0, 1},
 	} {
 		f := bytes.Clone(tc.frame)

@@ -34,6 +34,13 @@ func TestSectionAndInterface(t *testing.T) {
 	if err != nil || i != in {
 		t.Errorf("interface %+v, %v", i, err)
 	}
+	if _, ok := InterfaceNumber(body, swap); ok {
+		t.Error("an interface has a number that nobody gave it")
+	}
+	_, numbered, _, _, _ := NextBlock(AppendNumberedIDB(nil, in, 513), false)
+	if n, ok := InterfaceNumber(numbered, false); !ok || n != 513 {
+		t.Errorf("interface number %d, %v", n, ok)
+	}
 	if ns, ok := c.Nanoseconds(1_700_000_000_123_456_789); !ok || ns != 1_700_000_000_123_456_789 {
 		t.Errorf("clock gives %d", ns)
 	}
@@ -177,47 +184,66 @@ func testIndex(chunks, streams, added int) *Index {
 		})
 	}
 	for i := range added {
-		x.Added = append(x.Added, Interface{Name: fmt.Sprint("eth", i), Description: strings.Repeat("x", i%300), LinkType: 1})
+		x.Interfaces = append(x.Interfaces, Interface{Name: fmt.Sprint("eth", i), Description: strings.Repeat("x", i%300), LinkType: 1})
 	}
 	return x
 }
 
+// indexBlocks is the content of each of an index's frames.
+func indexBlocks(x *Index) (out [][]byte) {
+	x.Blocks(func(b []byte) error {
+		out = append(out, bytes.Clone(b))
+		return nil
+	})
+	return out
+}
+
 func TestIndexRoundTrip(t *testing.T) {
-	for _, n := range [][3]int{{0, 0, 0}, {1, 1, 1}, {100_000, 20_000, 3000}} {
+	for _, n := range [][3]int{{0, 0, 0}, {1, 0, 0}, {0, 0, 1}, {1, 1, 1}, {100_000, 20_000, 3000}, {400_000, 1, 1}} {
 		x := testIndex(n[0], n[1], n[2])
 		x.StreamsCut = n[0] == 1
-		b := AppendIndex(nil, x)
-		if l, err := FrameLength(None, append(b[:len(b):len(b)], make([]byte, 40)...)); err != nil || l != len(b) {
-			t.Errorf("%v: length %d of %d, %v", n, l, len(b), err)
+		back := &Index{}
+		blocks := indexBlocks(x)
+		for i, b := range blocks {
+			if l, err := FrameLength(None, append(b[:len(b):len(b)], make([]byte, 40)...)); err != nil || l != len(b) {
+				t.Errorf("%v: length %d of %d, %v", n, l, len(b), err)
+			}
+			if len(b) > maxIndexPart {
+				t.Errorf("%v: block of %d bytes", n, len(b))
+			}
+			if back.Complete() {
+				t.Fatalf("%v: complete before block %d", n, i)
+			}
+			if err := back.AddBlock(b); err != nil {
+				t.Fatal(n, err)
+			}
 		}
-		back, err := ParseIndex(b)
-		if err != nil {
-			t.Fatal(n, err)
+		if !back.Complete() || back.AddBlock(blocks[0]) == nil {
+			t.Errorf("%v: not complete after %d blocks, or takes more", n, len(blocks))
 		}
+		back.parts, back.complete = 0, false
 		if !reflect.DeepEqual(back, x) {
 			t.Errorf("%v: reads back otherwise", n)
-		}
-		for rest := b; len(rest) > 0; {
-			_, size, _, err := BlockHeader(rest, false)
-			if err != nil || size > maxIndexPart {
-				t.Fatalf("index block of %d bytes, %v", size, err)
-			}
-			rest = rest[size:]
 		}
 	}
 }
 
 func TestIndexDamaged(t *testing.T) {
-	b := AppendIndex(nil, testIndex(3, 3, 3))
-	for i := range b {
-		c := bytes.Clone(b)
-		c[i] ^= 1
-		if _, err := ParseIndex(c); err == nil {
-			t.Errorf("a flipped bit in byte %d is not noticed", i)
+	for _, b := range indexBlocks(testIndex(3, 3, 3)) {
+		for i := range b {
+			c := bytes.Clone(b)
+			c[i] ^= 1
+			if _, _, err := ParseIndexBlock(c); err == nil {
+				t.Errorf("a flipped bit in byte %d is not noticed", i)
+			}
+			if _, _, err := ParseIndexBlock(b[:i]); err == nil {
+				t.Errorf("an index cut at byte %d is taken", i)
+			}
 		}
-		if _, err := ParseIndex(b[:i]); err == nil && i > 0 {
-			t.Errorf("an index cut at byte %d is taken", i)
-		}
+	}
+	x := &Index{}
+	if err := x.AddBlock(indexBlocks(testIndex(3, 3, 3))[1]); err == nil {
+		t.Error("an index that begins with its second block is taken")
 	}
 }
 
@@ -438,12 +464,6 @@ func TestTally(t *testing.T) {
 	if tally.Dropped != 5 {
 		t.Errorf("%d dropped, want 5", tally.Dropped)
 	}
-	var later Tally
-	later.Base(0, 5)
-	later.Add(&Batch{Stats: []InterfaceStats{{Interface: 0, Dropped: 7}}})
-	if later.Dropped != 2 {
-		t.Errorf("%d dropped in a later segment, want 2", later.Dropped)
-	}
 }
 
 func TestFlagNames(t *testing.T) {
@@ -462,11 +482,19 @@ func FuzzBlocks(f *testing.F) {
 	d.Drops = 4
 	f.Add(AppendEPB(AppendIDB(AppendSHB(nil, Section{OS: "x"}), Interface{Name: "eth0"}), d), false)
 	f.Add(AppendISB(nil, InterfaceStats{Received: 4}), true)
-	f.Add(AppendIndex(nil, testIndex(2, 2, 2)), false)
+	for _, b := range indexBlocks(testIndex(2, 2, 2)) {
+		f.Add(b, false)
+	}
 	f.Fuzz(func(t *testing.T, b []byte, swap bool) {
-		if x, err := ParseIndex(b); err == nil && len(b) > 0 {
-			if back, err := ParseIndex(AppendIndex(nil, x)); err != nil || len(back.Chunks) != len(x.Chunks) || len(back.Streams) != len(x.Streams) {
-				t.Fatal("an index that was read does not write back", err)
+		x, back := &Index{}, &Index{}
+		if x.AddBlock(b) == nil {
+			for _, block := range indexBlocks(x) {
+				if err := back.AddBlock(block); err != nil {
+					t.Fatal("an index that was read does not write back", err)
+				}
+			}
+			if len(back.Chunks) != len(x.Chunks) || len(back.Streams) != len(x.Streams) || len(back.Interfaces) != len(x.Interfaces) {
+				t.Fatal("an index that was read writes back otherwise")
 			}
 		}
 		ParseFooter(b)

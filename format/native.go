@@ -340,8 +340,11 @@ type Index struct {
 	// StreamsCut says that there were more streams than the table keeps
 	// (MaxStreams); the datagrams of the others are in the chunks all the same.
 	StreamsCut bool
-	// Added are the interfaces described behind the first frame.
-	Added []Interface
+	// Interfaces are all that the file describes, in the first frame and behind it.
+	Interfaces []Interface
+
+	parts    uint32 // blocks added
+	complete bool
 }
 
 // Index block kinds.
@@ -355,7 +358,8 @@ const (
 	indexFlagLast      = 2
 )
 
-// AppendIndex appends the index as one or more index blocks of at most 1 MiB:
+// Blocks makes the index blocks, each at most 1 MiB and in a frame of its own, and
+// hands them to f in order; b is valid during the call. It stops at the first error.
 //
 //	 0     40  head; part counts the blocks of this index; flag 1: the table of
 //	           streams is not complete; flag 2: the last block of the index
@@ -368,112 +372,120 @@ const (
 // u64, dropped u64. A stream entry (72 bytes): source and destination address 16
 // bytes each (IPv4 as ::ffff:a.b.c.d), source and destination port u16, interface
 // u32, datagrams u64, payload bytes u64, first and last time i64. An interface
-// entry is a whole Interface Description Block.
-func AppendIndex(dst []byte, x *Index) []byte {
+// entry is a whole Interface Description Block, in the order of their numbers.
+func (x *Index) Blocks(f func(b []byte) error) error {
+	tables := [...]struct {
+		kind, n int
+		append  func(b []byte, i int) []byte
+	}{
+		{indexChunks, len(x.Chunks), func(b []byte, i int) []byte { return appendChunkEntry(b, &x.Chunks[i]) }},
+		{indexStreams, len(x.Streams), func(b []byte, i int) []byte { return appendStreamEntry(b, &x.Streams[i]) }},
+		{indexInterfaces, len(x.Interfaces), func(b []byte, i int) []byte { return AppendIDB(b, x.Interfaces[i]) }},
+	}
 	head := Head{Recording: x.Recording, Segment: x.Segment}
 	if x.StreamsCut {
 		head.Flags = indexFlagStreamCut
 	}
-	last := 0 // where the last block begins
-	part := func(kind, n int, entry func(b []byte, i int) []byte) {
-		for i := 0; i < n || (i == 0 && kind == indexChunks); {
-			b, start := beginBlock(dst, BlockIndex)
-			last = start
+	last := len(tables) - 1
+	for last > 0 && tables[last].n == 0 {
+		last--
+	}
+	var b []byte
+	for k := range tables[:last+1] {
+		t := &tables[k]
+		for i := 0; ; {
+			b, _ = beginBlock(b[:0], BlockIndex)
 			b = appendHead(b, head)
-			b = binary.LittleEndian.AppendUint32(b, uint32(kind))
-			count := len(b)
+			b = binary.LittleEndian.AppendUint32(b, uint32(t.kind))
 			b = binary.LittleEndian.AppendUint32(b, 0)
 			first := i
-			for i < n && len(b)-start < maxIndexPart-4096 {
-				b = entry(b, i)
+			// An interface's name and description are at most 64 KiB each.
+			for i < t.n && len(b) < maxIndexPart-(132<<10) {
+				b = t.append(b, i)
 				i++
 			}
-			binary.LittleEndian.PutUint32(b[count:], uint32(i-first))
-			dst = sealBlock(b, start)
+			body := b[8:]
+			binary.LittleEndian.PutUint32(body[44:], uint32(i-first))
+			if k == last && i == t.n {
+				binary.LittleEndian.PutUint16(body[10:], head.Flags|indexFlagLast)
+			}
+			b = sealBlock(b, 0)
+			if err := f(b); err != nil {
+				return err
+			}
 			head.Part++
-			if n == 0 {
-				return
+			if i == t.n {
+				break
 			}
 		}
 	}
-	part(indexChunks, len(x.Chunks), func(b []byte, i int) []byte {
-		c := &x.Chunks[i]
-		b = binary.LittleEndian.AppendUint64(b, uint64(c.Offset))
-		b = binary.LittleEndian.AppendUint32(b, c.Size)
-		b = binary.LittleEndian.AppendUint32(b, c.Raw)
-		b = binary.LittleEndian.AppendUint64(b, uint64(c.First))
-		b = binary.LittleEndian.AppendUint64(b, uint64(c.Last))
-		b = binary.LittleEndian.AppendUint32(b, c.Packets)
-		b = binary.LittleEndian.AppendUint32(b, c.Datagrams)
-		b = binary.LittleEndian.AppendUint64(b, c.Bytes)
-		return binary.LittleEndian.AppendUint64(b, c.Dropped)
-	})
-	part(indexStreams, len(x.Streams), func(b []byte, i int) []byte {
-		s := &x.Streams[i]
-		src, dst := s.Src.Addr().As16(), s.Dst.Addr().As16()
-		b = append(append(b, src[:]...), dst[:]...)
-		b = binary.LittleEndian.AppendUint16(b, s.Src.Port())
-		b = binary.LittleEndian.AppendUint16(b, s.Dst.Port())
-		b = binary.LittleEndian.AppendUint32(b, uint32(s.Interface))
-		b = binary.LittleEndian.AppendUint64(b, s.Datagrams)
-		b = binary.LittleEndian.AppendUint64(b, s.Bytes)
-		b = binary.LittleEndian.AppendUint64(b, uint64(s.First))
-		return binary.LittleEndian.AppendUint64(b, uint64(s.Last))
-	})
-	part(indexInterfaces, len(x.Added), func(b []byte, i int) []byte {
-		return AppendIDB(b, x.Added[i])
-	})
-	body := dst[last+8 : len(dst)-4]
-	binary.LittleEndian.PutUint16(body[10:], head.Flags|indexFlagLast)
-	binary.LittleEndian.PutUint32(body[crcOffset:], checksum(body, nil))
-	return dst
+	return nil
 }
 
-// isLastIndexBlock reads flag 2 of an index block of which at least the first 20
-// bytes are in b.
-func isLastIndexBlock(b []byte) bool {
-	return binary.LittleEndian.Uint16(b[18:])&indexFlagLast != 0
+func appendChunkEntry(b []byte, c *ChunkEntry) []byte {
+	b = binary.LittleEndian.AppendUint64(b, uint64(c.Offset))
+	b = binary.LittleEndian.AppendUint32(b, c.Size)
+	b = binary.LittleEndian.AppendUint32(b, c.Raw)
+	b = binary.LittleEndian.AppendUint64(b, uint64(c.First))
+	b = binary.LittleEndian.AppendUint64(b, uint64(c.Last))
+	b = binary.LittleEndian.AppendUint32(b, c.Packets)
+	b = binary.LittleEndian.AppendUint32(b, c.Datagrams)
+	b = binary.LittleEndian.AppendUint64(b, c.Bytes)
+	return binary.LittleEndian.AppendUint64(b, c.Dropped)
 }
 
-// ParseIndex reads all blocks of an index frame. The counts are checked against
-// the bytes that are there before anything is allocated.
-func ParseIndex(b []byte) (*Index, error) {
-	x := &Index{}
-	for next := uint32(0); len(b) > 0; next++ {
-		typ, body, rest, _, err := NextBlock(b, false)
-		if err != nil {
-			return nil, fmt.Errorf("index: %w", err)
-		}
-		if typ != BlockIndex {
-			return nil, fmt.Errorf("index: block of type %#x in it", typ)
-		}
-		h, err := parseSealed(body, indexFixed, "index block")
-		if err != nil {
-			return nil, err
-		}
-		if next == 0 {
-			x.Recording, x.Segment = h.Recording, h.Segment
-		}
-		if h.Part != next || h.Recording != x.Recording || h.Segment != x.Segment {
-			return nil, fmt.Errorf("index block %d of another index", h.Part)
-		}
-		x.StreamsCut = x.StreamsCut || h.Flags&indexFlagStreamCut != 0
-		if last := h.Flags&indexFlagLast != 0; last != (len(rest) == 0) {
-			return nil, fmt.Errorf("index block %d ends the index: %v, bytes behind it: %d", h.Part, last, len(rest))
-		}
-		n := int(get32(body[44:], false))
-		if err := x.parsePart(get32(body[40:], false), n, body[indexFixed:]); err != nil {
-			return nil, err
-		}
-		b = rest
+func appendStreamEntry(b []byte, s *Stream) []byte {
+	src, dst := s.Src.Addr().As16(), s.Dst.Addr().As16()
+	b = append(append(b, src[:]...), dst[:]...)
+	b = binary.LittleEndian.AppendUint16(b, s.Src.Port())
+	b = binary.LittleEndian.AppendUint16(b, s.Dst.Port())
+	b = binary.LittleEndian.AppendUint32(b, uint32(s.Interface))
+	b = binary.LittleEndian.AppendUint64(b, s.Datagrams)
+	b = binary.LittleEndian.AppendUint64(b, s.Bytes)
+	b = binary.LittleEndian.AppendUint64(b, uint64(s.First))
+	return binary.LittleEndian.AppendUint64(b, uint64(s.Last))
+}
+
+// Complete says that the last block has been added.
+func (x *Index) Complete() bool { return x.complete }
+
+// AddBlock reads the content of one index frame, the next one, into x. The counts
+// are checked against the bytes that are there before anything is allocated.
+func (x *Index) AddBlock(b []byte) error {
+	h, body, err := ParseIndexBlock(b)
+	if err != nil {
+		return err
 	}
-	return x, nil
+	if x.parts == 0 {
+		x.Recording, x.Segment = h.Recording, h.Segment
+	}
+	if x.complete || h.Part != x.parts || h.Recording != x.Recording || h.Segment != x.Segment {
+		return fmt.Errorf("index block %d of another index, or out of place", h.Part)
+	}
+	x.parts++
+	x.complete = h.Flags&indexFlagLast != 0
+	x.StreamsCut = x.StreamsCut || h.Flags&indexFlagStreamCut != 0
+	return x.addEntries(get32(body[40:], false), int(get32(body[44:], false)), body[indexFixed:])
 }
 
-func (x *Index) parsePart(kind uint32, n int, e []byte) error {
+// ParseIndexBlock checks an index frame's content, which is one index block, and
+// reads its head; body is the block's.
+func ParseIndexBlock(b []byte) (h Head, body []byte, err error) {
+	typ, body, rest, _, err := NextBlock(b, false)
+	if err != nil {
+		return h, nil, fmt.Errorf("index: %w", err)
+	}
+	if typ != BlockIndex || len(rest) > 0 {
+		return h, nil, fmt.Errorf("index: block of type %#x, %d bytes behind it", typ, len(rest))
+	}
+	h, err = parseSealed(body, indexFixed, "index block")
+	return h, body, err
+}
+
+func (x *Index) addEntries(kind uint32, n int, e []byte) error {
 	size := map[uint32]int{indexChunks: chunkEntrySize, indexStreams: streamEntrySize, indexInterfaces: 20}[kind]
 	if size == 0 {
-		return nil // a kind that a later minor addition brought
+		return nil // a kind that a later version of castdeck added
 	}
 	if n > len(e)/size || (kind != indexInterfaces && n*size != len(e)) {
 		return fmt.Errorf("index states %d entries in %d bytes", n, len(e))
@@ -493,8 +505,8 @@ func (x *Index) parsePart(kind uint32, n int, e []byte) error {
 			addr := func(b []byte, port []byte) netip.AddrPort {
 				return netip.AddrPortFrom(netip.AddrFrom16([16]byte(b[:16])).Unmap(), binary.LittleEndian.Uint16(port))
 			}
-			if u32(e[36:]) >= MaxInterfaces {
-				return fmt.Errorf("index names interface %d", u32(e[36:]))
+			if u32(e[36:]) >= MaxInterfaces || len(x.Streams) >= MaxStreams {
+				return fmt.Errorf("index names interface %d in stream %d", u32(e[36:]), len(x.Streams))
 			}
 			x.Streams = append(x.Streams, Stream{
 				Src: addr(e, e[32:]), Dst: addr(e[16:], e[34:]), Interface: uint16(u32(e[36:])),
@@ -510,7 +522,10 @@ func (x *Index) parsePart(kind uint32, n int, e []byte) error {
 			if err != nil {
 				return fmt.Errorf("index: %w", err)
 			}
-			x.Added = append(x.Added, i)
+			if len(x.Interfaces) >= MaxInterfaces {
+				return fmt.Errorf("index of more than %d interfaces", MaxInterfaces)
+			}
+			x.Interfaces = append(x.Interfaces, i)
 			e = rest
 		}
 	}
@@ -521,8 +536,8 @@ func (x *Index) parsePart(kind uint32, n int, e []byte) error {
 type Footer struct {
 	Recording UUID
 	Segment   uint32
-	// IndexOffset and IndexSize place the index's frame in the file; IndexRaw is
-	// its size uncompressed.
+	// IndexOffset and IndexSize place the index's frames in the file; IndexRaw is
+	// their size uncompressed.
 	IndexOffset int64
 	IndexSize   uint32
 	IndexRaw    uint32
@@ -537,9 +552,9 @@ type Footer struct {
 // AppendFooter appends the footer block, always FooterSize bytes:
 //
 //	 0     40  head
-//	40      8  offset in the file of the index's frame
-//	48      4  size of that frame in the file
-//	52      4  size of the index uncompressed
+//	40      8  offset in the file of the index's first frame
+//	48      4  size of the index's frames in the file, together
+//	52      4  their size uncompressed
 //	56      4  chunks
 //	60      4  packets that are not UDP datagrams (2^32-1: that many or more)
 //	64      8  datagrams

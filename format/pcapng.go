@@ -61,6 +61,9 @@ const (
 
 	optEPBFlags     = 2
 	optEPBDropCount = 4
+	// optIfLocalNumber is ours: the interface's number as a u32, in descriptions that
+	// stand in a chunk, so that a lost chunk does not shift the numbers of others.
+	optIfLocalNumber = 0x8CD2
 	// optEPBLocalFlags is ours, from the range for local use (top bit set):
 	// Datagram.Flags as a u32, written where they are not zero.
 	optEPBLocalFlags = 0x8CD1
@@ -230,7 +233,15 @@ func SectionOrder(body []byte) (swap bool, err error) {
 //	2      2  0
 //	4      4  snap length; 0 is no limit
 //	8      n  options if_name, if_description, if_tsresol = 9
-func AppendIDB(dst []byte, i Interface) []byte {
+func AppendIDB(dst []byte, i Interface) []byte { return appendIDB(dst, i, -1) }
+
+// AppendNumberedIDB appends an Interface Description Block that states the
+// interface's number in a local option (8CD2, u32), for use behind the first frame.
+func AppendNumberedIDB(dst []byte, i Interface, number uint16) []byte {
+	return appendIDB(dst, i, int(number))
+}
+
+func appendIDB(dst []byte, i Interface, number int) []byte {
 	dst, start := beginBlock(dst, BlockIDB)
 	dst = binary.LittleEndian.AppendUint16(dst, i.LinkType)
 	dst = binary.LittleEndian.AppendUint16(dst, 0)
@@ -242,6 +253,9 @@ func AppendIDB(dst []byte, i Interface) []byte {
 		dst = appendOption(dst, optIfDescription, i.Description)
 	}
 	dst = appendOption(dst, optIfTsresol, "\x09")
+	if number >= 0 {
+		dst = appendOption32(dst, optIfLocalNumber, uint32(number))
+	}
 	return endBlock(appendOptionEnd(dst), start)
 }
 
@@ -318,6 +332,21 @@ func ParseIDB(body []byte, swap bool) (i Interface, c Clock, err error) {
 	}
 	c, err = NewClock(tsresol, tsoffset)
 	return i, c, err
+}
+
+// InterfaceNumber is the number that the body of an Interface Description Block
+// states; ok is false where it states none, or one that cannot be.
+func InterfaceNumber(body []byte, swap bool) (n uint16, ok bool) {
+	if len(body) < 8 {
+		return 0, false
+	}
+	_ = eachOption(body[8:], swap, func(code uint16, v []byte) error {
+		if code == optIfLocalNumber && len(v) == 4 && get32(v, swap) < MaxInterfaces {
+			n, ok = uint16(get32(v, swap)), true
+		}
+		return nil
+	})
+	return n, ok
 }
 
 // EPB is a parsed Enhanced Packet Block (or its predecessors); Data points into

@@ -138,13 +138,6 @@ func (t *Tally) reconcile(l *lossCount) {
 // DroppedOn is what is known of one interface's losses.
 func (t *Tally) DroppedOn(ifc uint16) uint64 { return t.lossOf(ifc).counted }
 
-// Base says that an interface's running totals stood at dropped before the first
-// batch: a later segment of a recording goes on counting where the one before it
-// stopped.
-func (t *Tally) Base(ifc uint16, dropped uint64) {
-	*t.lossOf(ifc) = lossCount{byDatagram: dropped, byStats: dropped, counted: dropped}
-}
-
 // Streams are the streams in the order in which they appeared. The slice is the
 // caller's.
 func (t *Tally) Streams() []Stream {

@@ -13,6 +13,8 @@ const (
 	// A batch holds this many datagrams or bytes of payload, whichever comes first.
 	batchDatagrams = 1024
 	batchBytes     = 256 << 10
+	// orderPause is how long after the last batch nothing older can come any more.
+	orderPause = 50 * time.Millisecond
 	// maxHeld bounds the batches that wait for their place in the order of time.
 	maxHeld = 16
 	// batchStats bounds the records of totals in a batch.
@@ -124,9 +126,9 @@ func (q *queue) write(w format.BatchWriter, interval time.Duration, onError func
 		b.Reset()
 		q.free <- b
 	}
+	var latest time.Time // when a parcel came
 	order := orderer{deliver: deliver, release: release, limit: min(maxHeld, cap(q.full)/4)}
 	flush := func() {
-		order.flush()
 		if unflushed && err == nil {
 			if cause := flusher.Flush(); cause != nil {
 				fail("flushing the recording", cause)
@@ -138,11 +140,13 @@ func (q *queue) write(w format.BatchWriter, interval time.Duration, onError func
 		select {
 		case p, ok := <-q.full:
 			if !ok {
+				order.flush()
 				flush()
 				return err
 			}
 			q.bytes.Add(-int64(p.batch.Size()))
 			if q.ordered {
+				latest = time.Now()
 				order.add(p)
 			} else {
 				deliver(p.batch)
@@ -153,7 +157,16 @@ func (q *queue) write(w format.BatchWriter, interval time.Duration, onError func
 				timer.Reset(interval)
 			}
 		case <-timer.C:
+			// While parcels come, the next one brings what is held to its place. Only
+			// after a pause there is no next one to wait for.
+			if time.Since(latest) > orderPause {
+				order.flush()
+			}
 			flush()
+			if order.waiting() && err == nil {
+				armed = true
+				timer.Reset(max(interval, orderPause))
+			}
 		}
 	}
 }

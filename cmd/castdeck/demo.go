@@ -172,7 +172,7 @@ func (d *demo) pass(ctx context.Context, src format.BatchReader, path string) (p
 	}
 	defer rec.Close()
 	out, err := createOutput(path, outputKind{compression: format.Zstd}, segment.Options{
-		Interfaces: rec.Interfaces(), Info: segmentInfo(subs), Overwrite: true,
+		Interfaces: rec.Interfaces(), Info: segmentInfo(subs),
 	})
 	if err != nil {
 		return p, err

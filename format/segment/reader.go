@@ -37,7 +37,6 @@ type Reader struct {
 
 	info       *format.SegmentInfo
 	interfaces []format.Interface
-	opened     int    // of them described in first frames
 	known      bool   // interfaces are complete: descriptions in chunks are repeats
 	base       int    // index of the current section's interface 0
 	sections   int    // first frames seen
@@ -48,6 +47,10 @@ type Reader struct {
 	index      *format.Index        // nil until known
 	indexErr   error                // why the index of a sealed file is not used
 	chunks     *[]format.ChunkEntry // where Scan gathers what it reads, else nil
+	found      *format.Index        // where Scan gathers the index's blocks, else nil
+	salvaged   bool                 // by NewSalvage
+	lost       *format.CorruptError // the damage before start, to be told first
+	work       int64                // bytes decoded in search of frames behind damage
 }
 
 // Open opens a segment file. The error wraps format.ErrFormat where the file is
@@ -86,27 +89,85 @@ func NewReader(f io.ReaderAt, size int64, path string, o ReadOptions) (*Reader, 
 	if !ok {
 		return nil, fmt.Errorf("%s: %w", path, format.ErrFormat)
 	}
-	r.compression = c
-	if r.dec, err = format.NewDecoder(c); err != nil {
+	if err := r.unpack(c); err != nil {
 		return nil, err
 	}
 	frame, err := r.frameAt(0)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w: %w", path, format.ErrFormat, err)
+	if err == nil {
+		r.raw, err = r.dec.Decode(r.raw, frame)
 	}
-	if r.raw, err = r.dec.Decode(r.raw, frame); err != nil {
-		return nil, fmt.Errorf("%s: %w: %w", path, format.ErrFormat, err)
+	if err == nil {
+		err = r.opening(r.raw)
 	}
-	if err := r.opening(r.raw); err != nil {
-		if errors.Is(err, format.ErrVersion) {
-			return nil, fmt.Errorf("%s: %w", path, err)
-		}
+	switch {
+	case errors.Is(err, format.ErrVersion):
+		return nil, fmt.Errorf("%s: %w", path, err)
+	case err != nil:
 		return nil, fmt.Errorf("%s: %w: %w", path, format.ErrFormat, err)
 	}
 	r.start = int64(len(frame))
 	r.offset = r.start
 	r.readFooter()
 	return r, nil
+}
+
+func (r *Reader) unpack(c format.Compression) (err error) {
+	r.compression = c
+	r.dec, err = format.NewDecoder(c)
+	return err
+}
+
+// Salvage opens a segment file whose first frame is damaged: everything behind it
+// that is whole can be read. Names of interfaces are known where the file is
+// sealed. It searches the file for a chunk, so it is for files that Open and
+// readers of other formats have refused; the error wraps format.ErrFormat where
+// there is none.
+func Salvage(path string, o ReadOptions) (*Reader, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	st, err := f.Stat()
+	var r *Reader
+	if err == nil {
+		r, err = NewSalvage(f, st.Size(), path, o)
+	}
+	if err != nil {
+		f.Close()
+		return nil, err
+	}
+	r.c = f
+	return r, nil
+}
+
+// NewSalvage is Salvage on f.
+func NewSalvage(f io.ReaderAt, size int64, path string, o ReadOptions) (*Reader, error) {
+	for _, c := range []format.Compression{format.Zstd, format.Gzip, format.None} {
+		r := &Reader{path: path, f: f, size: size, o: o}
+		r.win = window{f: f, size: size}
+		if err := r.unpack(c); err != nil {
+			return nil, err
+		}
+		pos, err := r.search(0)
+		if err != nil {
+			return nil, err
+		}
+		if pos < 0 {
+			continue
+		}
+		h, err := format.ParseChunkHeader(r.raw)
+		if err != nil {
+			continue // an index or a footer only: no chunk is left
+		}
+		r.info = &format.SegmentInfo{Recording: h.Recording, Number: h.Segment}
+		r.sections, r.salvaged = 1, true
+		r.start, r.offset, r.next = pos, pos, h.Number
+		r.lost = &format.CorruptError{Path: path, Length: pos, Chunks: int(h.Number),
+			Reason: fmt.Sprintf("the first frame is damaged; %d chunk(s) lost before chunk %d", h.Number, h.Number)}
+		r.readFooter()
+		return r, nil
+	}
+	return nil, fmt.Errorf("%s: %w", path, format.ErrFormat)
 }
 
 // opening reads the blocks of a first frame: section header, interfaces, segment
@@ -140,9 +201,12 @@ func (r *Reader) opening(raw []byte) error {
 			if err != nil {
 				return err
 			}
+			if len(rest) > 0 {
+				return fmt.Errorf("%d bytes behind the segment block: packed again by another tool", len(rest))
+			}
 			r.info, r.base, r.next = info, base, 0
 			r.interfaces = append(r.interfaces, interfaces...)
-			r.opened = len(r.interfaces)
+			r.known = false
 			r.sections++
 			return nil
 		default:
@@ -209,42 +273,55 @@ func (r *Reader) readFooter() {
 	}
 }
 
-// adopt takes the interfaces that were described behind the first frame from an
-// index, so that reading can begin anywhere.
+// adopt takes all interfaces from an index, so that reading can begin anywhere.
 func (r *Reader) adopt(x *format.Index) {
 	r.index = x
-	r.interfaces = append(r.interfaces[:r.opened], x.Added...)
+	r.interfaces = x.Interfaces
 	r.known = true
 }
+
+// errMoved says that an index is sound but belongs to another packing of the file.
+var errMoved = errors.New("the index is not where the footer says: unpacked or packed again by another tool")
 
 // readIndex reads the index that f points to and checks that it can be this
 // file's: in a copy that another tool unpacked or repacked, the offsets are wrong
 // though nothing is damaged.
 func (r *Reader) readIndex(f *format.Footer, footerAt int64) (*format.Index, error) {
-	if f.IndexOffset < r.start || f.IndexOffset+int64(f.IndexSize) != footerAt {
-		return nil, fmt.Errorf("the footer's index is not where it says: packed again by another tool?")
+	if f.IndexOffset < r.start || f.IndexOffset > footerAt || uint64(footerAt-f.IndexOffset) != uint64(f.IndexSize) {
+		return nil, errMoved
 	}
-	// The index's frames hold no more than one index: 56 bytes a chunk. Its size is
-	// bounded by the file's, and by what a frame may hold.
-	frame := make([]byte, f.IndexSize)
-	if _, err := r.f.ReadAt(frame, f.IndexOffset); err != nil {
-		return nil, fmt.Errorf("index: %w", err)
+	// A chunk's frame takes 64 bytes at least, so a false index cannot cost more
+	// memory than the file's size.
+	most := r.size / 64
+	x := &format.Index{}
+	for at := f.IndexOffset; at < footerAt; {
+		frame, err := r.frameAt(at)
+		if err != nil {
+			return nil, fmt.Errorf("index: %w", err)
+		}
+		if r.raw, err = r.dec.Decode(r.raw, frame); err != nil {
+			return nil, fmt.Errorf("index: %w", err)
+		}
+		if err := x.AddBlock(r.raw); err != nil {
+			return nil, err
+		}
+		if int64(len(x.Chunks)) > most {
+			return nil, fmt.Errorf("index of more chunks than the file can hold")
+		}
+		at += int64(len(frame))
 	}
-	raw, err := r.dec.Decode(nil, frame)
-	if err != nil {
-		return nil, fmt.Errorf("index: %w", err)
-	}
-	x, err := format.ParseIndex(raw)
-	if err != nil {
-		return nil, err
-	}
-	if x.Recording != f.Recording || x.Segment != f.Segment || len(x.Chunks) != int(f.Chunks) {
+	switch {
+	case !x.Complete():
+		return nil, fmt.Errorf("index without its last part")
+	case x.Recording != f.Recording || x.Segment != f.Segment || len(x.Chunks) != int(f.Chunks):
 		return nil, fmt.Errorf("index and footer disagree")
+	case len(x.Interfaces) < len(r.interfaces):
+		return nil, fmt.Errorf("index of %d interfaces, the first frame describes %d", len(x.Interfaces), len(r.interfaces))
 	}
-	end := r.start
+	end := int64(0)
 	for i := range x.Chunks {
 		c := &x.Chunks[i]
-		if c.Offset < end || c.Offset+int64(c.Size) > f.IndexOffset {
+		if c.Offset < end || c.Offset > f.IndexOffset || c.Offset+int64(c.Size) > f.IndexOffset {
 			return nil, fmt.Errorf("index places chunk %d at byte %d", i, c.Offset)
 		}
 		end = c.Offset + int64(c.Size)
@@ -256,9 +333,13 @@ func (r *Reader) readIndex(f *format.Footer, footerAt int64) (*format.Index, err
 // where the file is not sealed.
 func (r *Reader) IndexError() error { return r.indexErr }
 
+// Repacked says that the file is whole, but was unpacked or packed again by another
+// tool: its index then does not fit.
+func (r *Reader) Repacked() bool { return errors.Is(r.indexErr, errMoved) }
+
 // frameAt is the whole frame at off, in the window's memory until its next use.
 func (r *Reader) frameAt(off int64) ([]byte, error) {
-	want := 64 << 10
+	want := windowFirst
 	for {
 		b, err := r.win.peek(off, want)
 		if err != nil {
@@ -270,11 +351,11 @@ func (r *Reader) frameAt(off int64) ([]byte, error) {
 			return b[:n], nil
 		case !errors.Is(err, format.ErrShort):
 			return nil, err
-		case off+int64(n) > r.size:
+		case off+int64(n) > r.win.size: // which shrinks with the file
 			return nil, errCut
 		}
 		// Twice as much each time: what was looked at is looked at again.
-		want = int(min(max(int64(n), 2*int64(want)), r.size-off))
+		want = int(min(max(int64(n), 2*int64(want)), r.win.size-off))
 	}
 }
 
@@ -284,7 +365,11 @@ var errCut = errors.New("the file ends within a frame")
 func (r *Reader) ReadBatch(b *format.Batch) error {
 	for {
 		b.Reset()
-		if r.offset >= r.size {
+		if lost := r.lost; lost != nil {
+			r.lost = nil
+			return lost
+		}
+		if r.offset >= r.win.size {
 			return io.EOF
 		}
 		frame, err := r.frameAt(r.offset)
@@ -322,7 +407,10 @@ func (r *Reader) take(b *format.Batch, frameLen int) error {
 	case format.BlockChunk:
 		return r.takeChunk(b, frameLen)
 	case format.BlockIndex:
-		_, err := format.ParseIndex(b.Buf)
+		if r.found != nil {
+			return r.found.AddBlock(b.Buf)
+		}
+		_, _, err := format.ParseIndexBlock(b.Buf)
 		return err
 	case format.BlockFooter:
 		_, err := format.ParseFooter(b.Buf)
@@ -355,7 +443,7 @@ func (r *Reader) takeChunk(b *format.Batch, frameLen int) error {
 		// Told once, before the chunk's own datagrams: the next call reads it again.
 		missing := c.Number - r.next
 		r.next = c.Number
-		return &format.CorruptError{Path: r.path, Offset: r.offset,
+		return &format.CorruptError{Path: r.path, Offset: r.offset, Chunks: int(missing),
 			Reason: fmt.Sprintf("%d chunk(s) missing before chunk %d", missing, c.Number)}
 	}
 	r.next = c.Number + 1
@@ -386,9 +474,9 @@ func (r *Reader) parseChunk(b *format.Batch, rest []byte) error {
 			if err := format.ParseEPB(body, false, &e); err != nil {
 				return err
 			}
-			ifc := int(e.Interface) + r.base
-			if ifc >= len(r.interfaces) {
-				return fmt.Errorf("packet of interface %d, %d are described", e.Interface, len(r.interfaces)-r.base)
+			ifc, err := r.interfaceAt(e.Interface)
+			if err != nil {
+				return err
 			}
 			b.Datagrams = append(b.Datagrams, format.Datagram{})
 			r.decode(&b.Datagrams[len(b.Datagrams)-1], &e, uint16(ifc))
@@ -397,10 +485,12 @@ func (r *Reader) parseChunk(b *format.Batch, rest []byte) error {
 			if err != nil {
 				return err
 			}
-			if ifc := int(s.Interface) + r.base; ifc < len(r.interfaces) {
-				s.Stats.Interface, s.Stats.Time = uint16(ifc), int64(s.Time)
-				b.Stats = append(b.Stats, s.Stats)
+			ifc, err := r.interfaceAt(s.Interface)
+			if err != nil {
+				return err
 			}
+			s.Stats.Interface, s.Stats.Time = uint16(ifc), int64(s.Time)
+			b.Stats = append(b.Stats, s.Stats)
 		case format.BlockIDB:
 			if r.known {
 				continue
@@ -409,13 +499,32 @@ func (r *Reader) parseChunk(b *format.Batch, rest []byte) error {
 			if err != nil {
 				return err
 			}
-			if len(r.interfaces) >= format.MaxInterfaces {
-				return fmt.Errorf("more than %d interfaces", format.MaxInterfaces)
+			n, ok := format.InterfaceNumber(body, false)
+			if !ok {
+				n = uint16(min(len(r.interfaces)-r.base, format.MaxInterfaces-1))
 			}
-			r.interfaces = append(r.interfaces, i)
+			at, err := r.interfaceAt(uint32(n))
+			if err != nil {
+				return err
+			}
+			r.interfaces[at] = i
 		}
 	}
 	return nil
+}
+
+// interfaceAt is the place of a section's interface n in the list. One whose
+// description was in a chunk that is lost gets a place without a name.
+func (r *Reader) interfaceAt(n uint32) (int, error) {
+	at := int64(n) + int64(r.base)
+	if at >= format.MaxInterfaces {
+		return 0, fmt.Errorf("interface %d, limit %d", n, format.MaxInterfaces)
+	}
+	for int64(len(r.interfaces)) <= at {
+		// Never in place: the list may be the index's.
+		r.interfaces = append(r.interfaces[:len(r.interfaces):len(r.interfaces)], format.Interface{LinkType: format.LinkTypeEthernet})
+	}
+	return int(at), nil
 }
 
 func (r *Reader) decode(d *format.Datagram, e *format.EPB, ifc uint16) {
@@ -434,71 +543,123 @@ func (r *Reader) decode(d *format.Datagram, e *format.EPB, ifc uint16) {
 	}
 }
 
-// resync finds the next chunk behind damage and reports what lies between. A
-// candidate counts only when its whole frame decodes and its checksum holds, so
-// that payload bytes that look like a frame do not mislead.
+// resync finds the next frame behind damage and reports what lies between.
 func (r *Reader) resync(why error) error {
 	at := r.offset
 	damage := &format.CorruptError{Path: r.path, Offset: at, Reason: why.Error()}
-	for pos := at + 1; ; {
-		pos = r.nextMagic(pos)
-		if pos < 0 {
-			damage.Length = r.size - at
-			r.offset = r.size
-			return damage
+	pos, err := r.search(at + 1)
+	if err != nil {
+		return err
+	}
+	if pos < 0 {
+		damage.Length = r.win.size - at
+		r.offset = r.win.size
+		if f := r.footer; f != nil && f.Chunks > r.next {
+			damage.Chunks = int(f.Chunks - r.next)
 		}
-		if frame, err := r.frameAt(pos); err == nil {
-			if r.raw, err = r.dec.Decode(r.raw, frame); err == nil && r.plausible(r.raw) {
-				damage.Length = pos - at
-				r.offset = pos
-				if c, err := format.ParseChunkHeader(r.raw); err == nil && c.Number > r.next {
-					damage.Reason += fmt.Sprintf("; %d chunk(s) lost before chunk %d", c.Number-r.next, c.Number)
-					r.next = c.Number
-				}
-				return damage
+		return damage
+	}
+	damage.Length = pos - at
+	r.offset = pos
+	after := r.next // the chunk that comes next, where that can be told
+	if c, err := format.ParseChunkHeader(r.raw); err == nil {
+		after = c.Number
+	} else if r.footer != nil {
+		after = r.footer.Chunks
+	}
+	if after > r.next {
+		damage.Chunks = int(after - r.next)
+		damage.Reason += fmt.Sprintf("; %d chunk(s) lost before chunk %d", after-r.next, after)
+		r.next = after
+	}
+	return damage
+}
+
+// search is the offset of the first whole frame of this recording from pos on, whose
+// content it leaves in r.raw; -1 where there is none. A candidate counts only when
+// its whole frame decodes and its checksum holds, so that payload bytes that look
+// like a frame do not mislead.
+//
+// A file can be made of candidates whose frames all reach to its end. Decoding them
+// all would take the square of its size, so the work is bounded: a file that takes
+// more than this is no recording.
+func (r *Reader) search(pos int64) (int64, error) {
+	const slack = 64 << 20
+	for ; ; pos++ {
+		var err error
+		if pos, err = r.nextMagic(pos); pos < 0 || err != nil {
+			return pos, err
+		}
+		if r.work > 8*r.size+slack {
+			return -1, nil
+		}
+		frame, err := r.frameAt(pos)
+		r.work += int64(len(frame)) + 256
+		if err != nil {
+			var failed *fs.PathError
+			if errors.As(err, &failed) {
+				return -1, err
 			}
+			continue
 		}
-		pos++
+		r.raw, err = r.dec.Decode(r.raw, frame)
+		r.work += int64(len(r.raw))
+		if err == nil && r.plausible(r.raw) {
+			return pos, nil
+		}
 	}
 }
 
-// plausible says whether raw is the content of a frame of this recording.
+// plausible says whether raw is the content of a frame of this recording, or of any
+// where the recording is not known.
 func (r *Reader) plausible(raw []byte) bool {
 	if len(raw) < format.BlockOverhead {
 		return false
 	}
+	var of format.UUID
 	switch leadType(raw) {
 	case format.BlockChunk:
 		c, err := format.CheckChunk(raw)
-		return err == nil && c.Recording == r.info.Recording
+		if err != nil {
+			return false
+		}
+		of = c.Recording
 	case format.BlockIndex:
-		x, err := format.ParseIndex(raw)
-		return err == nil && x.Recording == r.info.Recording
+		h, _, err := format.ParseIndexBlock(raw)
+		if err != nil {
+			return false
+		}
+		of = h.Recording
 	case format.BlockFooter:
-		_, err := format.ParseFooter(raw)
-		return err == nil
+		f, err := format.ParseFooter(raw)
+		if err != nil {
+			return false
+		}
+		of = f.Recording
+	default:
+		return false
 	}
-	return false
+	return r.info == nil || of == r.info.Recording
 }
 
 // nextMagic is the offset, from pos on, of the next bytes that could begin a
 // frame; -1 where there are none.
-func (r *Reader) nextMagic(pos int64) int64 {
+func (r *Reader) nextMagic(pos int64) (int64, error) {
 	const step, overlap = 256 << 10, 16
-	for pos < r.size {
+	for pos < r.win.size {
 		b, err := r.win.peek(pos, step)
-		if err != nil || len(b) == 0 {
-			return -1
+		if err != nil {
+			return -1, err
 		}
 		if i := format.FindFrame(r.compression, b); i >= 0 {
-			return pos + int64(i)
+			return pos + int64(i), nil
 		}
-		if pos+int64(len(b)) >= r.size {
-			return -1
+		if len(b) <= overlap || pos+int64(len(b)) >= r.win.size {
+			break
 		}
-		pos += int64(max(1, len(b)-overlap))
+		pos += int64(len(b) - overlap)
 	}
-	return -1
+	return -1, nil
 }
 
 // Index is the table of contents: the file's own where it is sealed and the index
@@ -547,11 +708,19 @@ func (r *Reader) SeekTime(t int64) error {
 
 // rewind goes back to the first chunk.
 func (r *Reader) rewind() error {
-	fresh, err := NewReader(r.f, r.size, r.path, r.o)
+	fresh, err := r.again()
 	if err != nil {
 		return err
 	}
 	fresh.c = r.c
 	*r = *fresh
 	return nil
+}
+
+// again is another reader of the same file, at its start.
+func (r *Reader) again() (*Reader, error) {
+	if r.salvaged {
+		return NewSalvage(r.f, r.size, r.path, r.o)
+	}
+	return NewReader(r.f, r.size, r.path, r.o)
 }

@@ -20,8 +20,13 @@ type Scan struct {
 	// Damage in file order, at most the first 1,000 places of DamagedPlaces.
 	Damage        []*format.CorruptError
 	DamagedPlaces int
+	// DamagedChunks is how many chunks are lost, counted from their numbers where
+	// they tell, else one for each damaged place.
+	DamagedChunks int
 	// LostBytes is the sum of the damaged lengths, in bytes of the file.
 	LostBytes int64
+	// Found is the index that stands in the file, complete or not, wherever it stands.
+	Found *format.Index
 	// Sections counts recordings that stand one behind the other in the file.
 	Sections int
 }
@@ -29,14 +34,12 @@ type Scan struct {
 // Scan reads every frame of the file and checks it. The reader's position does not
 // change. The error is an I/O error or format.ErrVersion; damage is in the result.
 func (r *Reader) Scan() (*Scan, error) {
-	fresh, err := NewReader(r.f, r.size, r.path, r.o)
+	fresh, err := r.again()
 	if err != nil {
 		return nil, err
 	}
-	opened := fresh.opened
-	fresh.interfaces, fresh.known = fresh.interfaces[:opened], false
-	s := &Scan{Index: &format.Index{Recording: fresh.info.Recording, Segment: fresh.info.Number}}
-	fresh.chunks = &s.Index.Chunks
+	s := &Scan{Index: &format.Index{Recording: fresh.info.Recording, Segment: fresh.info.Number}, Found: &format.Index{}}
+	fresh.chunks, fresh.found = &s.Index.Chunks, s.Found
 	var b format.Batch
 	for {
 		err := fresh.ReadBatch(&b)
@@ -46,11 +49,12 @@ func (r *Reader) Scan() (*Scan, error) {
 			s.Tally.Add(&b)
 		case errors.Is(err, io.EOF):
 			s.Index.Streams, s.Index.StreamsCut = s.Tally.Streams(), s.Tally.StreamsCut
-			s.Index.Added = fresh.interfaces[opened:]
+			s.Index.Interfaces = fresh.interfaces
 			s.Sections = fresh.sections
 			return s, nil
 		case errors.As(err, &damage):
 			s.DamagedPlaces++
+			s.DamagedChunks += max(1, damage.Chunks)
 			s.LostBytes += damage.Length
 			if len(s.Damage) < maxDamage {
 				s.Damage = append(s.Damage, damage)
@@ -90,7 +94,7 @@ func (r *Reader) Verify() (*Scan, []string, error) {
 		add("not sealed: still being written, or cut off")
 		return s, problems, nil
 	}
-	if r.indexErr != nil {
+	if r.indexErr != nil && !(r.Repacked() && s.repacked()) {
 		add("index not usable: %v", r.indexErr)
 	}
 	for _, c := range []struct {
@@ -119,6 +123,24 @@ func (r *Reader) Verify() (*Scan, []string, error) {
 		}
 	}
 	return s, problems, nil
+}
+
+// repacked says that the index that was found describes the chunks of this file, but
+// at other places: what unpacking and packing again leaves.
+func (s *Scan) repacked() bool {
+	if !s.Found.Complete() || len(s.Found.Chunks) != len(s.Index.Chunks) {
+		return false
+	}
+	moved := len(s.Index.Chunks) == 0
+	for i := range s.Found.Chunks {
+		was, is := s.Found.Chunks[i], s.Index.Chunks[i]
+		moved = moved || was.Offset != is.Offset || was.Size != is.Size
+		was.Offset, was.Size = is.Offset, is.Size
+		if was != is {
+			return false
+		}
+	}
+	return moved && equalStreams(s.Found.Streams, s.Index.Streams)
 }
 
 func equalStreams(a, b []format.Stream) bool {

@@ -319,6 +319,15 @@ func TestCutAnywhere(t *testing.T) {
 		if len(x.Chunks) < 4 {
 			t.Fatalf("only %d chunks", len(x.Chunks))
 		}
+		indexEnds := map[int64]bool{}
+		for at := full.footer.IndexOffset; at < full.footer.IndexOffset+int64(full.footer.IndexSize); {
+			frame, err := full.frameAt(at)
+			if err != nil {
+				t.Fatal(err)
+			}
+			at += int64(len(frame))
+			indexEnds[at] = true
+		}
 		step := 1
 		if testing.Short() {
 			step = 61
@@ -344,9 +353,7 @@ func TestCutAnywhere(t *testing.T) {
 			}
 			got, damage := readAll(t, r)
 			compare(t, got, ds[:want])
-			if f := full.footer; int64(n) == f.IndexOffset+int64(f.IndexSize) {
-				boundary = true
-			}
+			boundary = boundary || indexEnds[int64(n)]
 			if boundary != (len(damage) == 0) {
 				t.Fatalf("%s: cut at %d, at a boundary %v: damage %v", c, n, boundary, damage)
 			}
@@ -511,7 +518,12 @@ func TestLyingFooterAndIndex(t *testing.T) {
 			lx, lf := x, f
 			lx.Chunks, lx.Streams = slices.Clone(x.Chunks), slices.Clone(x.Streams)
 			lie(&lx, &lf)
-			file := format.AppendIndex(slices.Clone(whole[:f.IndexOffset]), &lx)
+			file := slices.Clone(whole[:f.IndexOffset])
+			lx = format.Index{Recording: lx.Recording, Segment: lx.Segment, Chunks: lx.Chunks, Streams: lx.Streams, Interfaces: lx.Interfaces}
+			lx.Blocks(func(b []byte) error {
+				file = append(file, b...)
+				return nil
+			})
 			file = format.AppendFooter(file, &lf)
 			r, err := NewReader(bytes.NewReader(file), int64(len(file)), "x", ReadOptions{})
 			if err != nil {
@@ -847,5 +859,252 @@ func TestLossToldTwice(t *testing.T) {
 		if err != nil || len(problems) > 0 || s.Tally.Dropped != 100 || r.Footer().Dropped != 100 {
 			t.Errorf("%s: %d lost, footer %d, %v %v", order, s.Tally.Dropped, r.Footer().Dropped, problems, err)
 		}
+	}
+}
+
+// TestRepacked: a recording that was unpacked, or packed again, by another tool is
+// whole; its index is not used, and that is no damage.
+func TestRepacked(t *testing.T) {
+	ds := feed(31, 400)
+	whole, err := os.ReadFile(write(t, format.Zstd, ds, true))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var bare []byte
+	dec, err := format.NewDecoder(format.Zstd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for rest := whole; len(rest) > 0; {
+		n, err := format.FrameLength(format.Zstd, rest)
+		if err != nil {
+			t.Fatal(err)
+		}
+		raw, err := dec.Decode(nil, rest[:n])
+		if err != nil {
+			t.Fatal(err)
+		}
+		bare = append(bare, raw...)
+		rest = rest[n:]
+	}
+	r, err := NewReader(bytes.NewReader(bare), int64(len(bare)), "x", ReadOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, problems, err := r.Verify(); err != nil || len(problems) > 0 {
+		t.Error(problems, err)
+	}
+	got, damage := readAll(t, r)
+	if len(damage) > 0 {
+		t.Error(damage[0])
+	}
+	compare(t, got, ds)
+	if !r.Repacked() {
+		t.Errorf("index error %v", r.IndexError())
+	}
+	// All in one frame it is no segment any more, but a pcapng for readers of those.
+	zenc, _ := format.NewEncoder(format.Zstd)
+	one, err := zenc.AppendFrame(nil, bare)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := NewReader(bytes.NewReader(one), int64(len(one)), "x", ReadOptions{}); !errors.Is(err, format.ErrFormat) {
+		t.Errorf("all in one frame: %v", err)
+	}
+}
+
+// TestSalvage: damage to the first frame costs nothing but itself.
+func TestSalvage(t *testing.T) {
+	for _, c := range compressions {
+		ds := feed(32, 400)
+		whole, err := os.ReadFile(write(t, c, ds, true))
+		if err != nil {
+			t.Fatal(err)
+		}
+		full, err := NewReader(bytes.NewReader(whole), int64(len(whole)), "x", ReadOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, seal := range []bool{true, false} {
+			file := slices.Clone(whole)
+			if !seal {
+				file = file[:full.footer.IndexOffset]
+			}
+			copy(file[:full.start], make([]byte, full.start))
+			r, err := NewSalvage(bytes.NewReader(file), int64(len(file)), "x", ReadOptions{})
+			if err != nil {
+				t.Fatal(c, err)
+			}
+			got, damage := readAll(t, r)
+			if len(damage) != 1 || damage[0].Length != full.start || damage[0].Chunks != 0 {
+				t.Errorf("%s: damage %v", c, damage)
+			}
+			compare(t, got, ds)
+			if seal != slices.Equal(r.Interfaces(), interfaces) || len(r.Interfaces()) != 3 {
+				t.Errorf("%s, sealed %v: interfaces %+v", c, seal, r.Interfaces())
+			}
+			s, problems, err := r.Verify()
+			if err != nil || len(problems) == 0 || s.DamagedPlaces != 1 || s.Tally.Datagrams != 400 {
+				t.Errorf("%s: verify finds %d places, %d datagrams, %v %v", c, s.DamagedPlaces, s.Tally.Datagrams, problems, err)
+			}
+			if err := r.SeekTime(ds[300].Time); err != nil {
+				t.Fatal(err)
+			}
+			if got, _ := readAll(t, r); len(got) == 0 || len(got) > 200 {
+				t.Errorf("%s: %d datagrams behind a seek", c, len(got))
+			}
+		}
+	}
+	if _, err := NewSalvage(bytes.NewReader(make([]byte, 5000)), 5000, "x", ReadOptions{}); !errors.Is(err, format.ErrFormat) {
+		t.Errorf("zeros: %v", err)
+	}
+}
+
+// TestLostDescription: the description of an interface is in a chunk; when that is
+// lost, later chunks are read all the same, and numbers do not shift.
+func TestLostDescription(t *testing.T) {
+	for _, seal := range []bool{true, false} {
+		path := filepath.Join(t.TempDir(), "x.pcapng.zst")
+		w, err := Create(path, options(format.Zstd))
+		if err != nil {
+			t.Fatal(err)
+		}
+		ds := feed(33, 90)
+		for k := range 3 {
+			n, err := w.AddInterface(format.Interface{Name: fmt.Sprint("late", k), LinkType: 1})
+			if err != nil {
+				t.Fatal(err)
+			}
+			for i := range 30 {
+				ds[k*30+i].Interface = n
+			}
+			if err := w.WriteBatch(&format.Batch{Datagrams: ds[k*30 : k*30+30]}); err != nil {
+				t.Fatal(err)
+			}
+			if err := w.Flush(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		first := w.index.Chunks[0]
+		if seal {
+			err = w.Close()
+		} else {
+			err = w.f.Close()
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		file, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		file[first.Offset+int64(first.Size)/2] ^= 0xFF
+		r, err := NewReader(bytes.NewReader(file), int64(len(file)), "x", ReadOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		s, _, err := r.Verify()
+		if err != nil || s.Tally.Datagrams != 60 || s.DamagedChunks != 1 {
+			t.Errorf("sealed %v: verify reads %d datagrams, %d chunks damaged, %v", seal, s.Tally.Datagrams, s.DamagedChunks, err)
+		}
+		got, damage := readAll(t, r)
+		if len(damage) != 1 {
+			t.Errorf("sealed %v: damage %v", seal, damage)
+		}
+		compare(t, got, ds[30:])
+		if i := r.Interfaces(); len(i) != 6 || i[5].Name != "late2" || (i[3].Name == "late0") != seal {
+			t.Errorf("sealed %v: interfaces %+v", seal, i)
+		}
+	}
+}
+
+// TestManyChunks: the index of a long recording does not fit one frame.
+func TestManyChunks(t *testing.T) {
+	n := 310_000
+	if testing.Short() {
+		n = 20_000 // still more than one index block
+	}
+	m := &memFS{files: map[string]*memFile{}}
+	w, err := Create("x", Options{FS: m, Compression: format.None, Interfaces: interfaces})
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := &format.Batch{Datagrams: feed(34, 1)}
+	b.Datagrams[0].Payload, b.Datagrams[0].Flags = nil, 0
+	for range n {
+		if err := w.WriteBatch(b); err != nil {
+			t.Fatal(err)
+		}
+		if err := w.Flush(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	data := m.files["x"].data
+	r, err := NewReader(bytes.NewReader(data), int64(len(data)), "x", ReadOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !r.Sealed() || r.IndexError() != nil {
+		t.Fatalf("sealed %v, %v", r.Sealed(), r.IndexError())
+	}
+	if s, problems, err := r.Verify(); err != nil || len(problems) > 0 || len(s.Index.Chunks) != n {
+		t.Errorf("%d chunks, %v %v", len(s.Index.Chunks), problems, err)
+	}
+}
+
+// shrinking is a file that becomes shorter while it is read.
+type shrinking struct {
+	data []byte
+	left int // reads until it does
+}
+
+func (s *shrinking) ReadAt(p []byte, off int64) (int, error) {
+	if s.left--; s.left < 0 {
+		s.data = s.data[:min(len(s.data), 20_000)]
+	}
+	return bytes.NewReader(s.data).ReadAt(p, off)
+}
+
+func TestFileBecomesShorter(t *testing.T) {
+	whole, err := os.ReadFile(write(t, format.Zstd, feed(35, 20_000), true))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for left := range 6 {
+		r, err := NewReader(&shrinking{whole, left + 3}, int64(len(whole)), "x", ReadOptions{})
+		if err != nil {
+			continue
+		}
+		got, _ := readAll(t, r)
+		if len(got) == 0 {
+			t.Errorf("after %d reads: nothing is read", left)
+		}
+	}
+}
+
+// TestResyncIsBounded: a file of frames that all reach to its end.
+func TestResyncIsBounded(t *testing.T) {
+	head, err := os.ReadFile(write(t, format.Zstd, nil, false))
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := slices.Clone(head)
+	for range 100_000 {
+		// A zstd head that states 4 MiB of content, and a raw block of 12 bytes: the next
+		// head is its content.
+		file = append(file, 0x28, 0xB5, 0x2F, 0xFD, 0xA4, 0, 0, 0x40, 0, 12<<3, 0, 0)
+	}
+	r, err := NewReader(bytes.NewReader(file), int64(len(file)), "x", ReadOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, damage := readAll(t, r); len(damage) == 0 {
+		t.Error("no damage seen")
+	}
+	if limit := 8*r.size + 64<<20 + 64<<20; r.work > limit {
+		t.Errorf("%d bytes of work, limit %d", r.work, limit)
 	}
 }

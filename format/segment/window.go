@@ -9,9 +9,15 @@ type window struct {
 	size int64
 	buf  []byte
 	off  int64 // of buf in the file
+	step int   // how many bytes the next read takes in at least
 }
 
-const windowStep = 1 << 20
+// A window that reads on takes more at a time; one that was moved begins small
+// again, so that a look at the first frame or a chunk costs little more than that.
+const (
+	windowFirst = 16 << 10
+	windowStep  = 1 << 20
+)
 
 // peek is at least n bytes from off on, fewer where the file ends. They are valid
 // until the next peek.
@@ -24,10 +30,13 @@ func (w *window) peek(off int64, n int) ([]byte, error) {
 		return w.buf[off-w.off:], nil
 	}
 	keep := 0
-	if off >= w.off && off < w.off+int64(len(w.buf)) {
+	if end := w.off + int64(len(w.buf)); len(w.buf) > 0 && off >= w.off && off <= end {
 		keep = copy(w.buf, w.buf[off-w.off:])
+		w.step = min(2*w.step, windowStep)
+	} else {
+		w.step = windowFirst
 	}
-	want := int(min(int64(max(n, windowStep)), w.size-off))
+	want := int(min(int64(max(n, w.step)), w.size-off))
 	if cap(w.buf) < want {
 		grown := make([]byte, want)
 		copy(grown, w.buf[:keep])

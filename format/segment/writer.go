@@ -203,8 +203,7 @@ func (w *Writer) AddInterface(i format.Interface) (uint16, error) {
 	if err != nil {
 		return 0, err
 	}
-	w.index.Added = append(w.index.Added, i)
-	w.raw = format.AppendIDB(w.raw, i)
+	w.raw = format.AppendNumberedIDB(w.raw, i, n)
 	return n, nil
 }
 
@@ -268,8 +267,8 @@ func (w *Writer) check(b *format.Batch) error {
 		if len(d.Frame) > format.MaxPacketSize {
 			return fmt.Errorf("%s: packet of %d bytes, limit %d", w.path, len(d.Frame), format.MaxPacketSize)
 		}
-		if d.Frame == nil && !d.Dst.IsValid() {
-			return fmt.Errorf("%s: packet with neither a frame nor an address", w.path)
+		if d.Frame == nil && (!d.Dst.IsValid() || !d.Src.IsValid() || d.Src.Addr().Is4() != d.Dst.Addr().Is4()) {
+			return fmt.Errorf("%s: packet without a frame, from %v to %v: not addresses of one family", w.path, d.Src, d.Dst)
 		}
 	}
 	for _, s := range b.Stats {
@@ -447,14 +446,17 @@ func (w *Writer) seal() error {
 		return err
 	}
 	w.index.Streams, w.index.StreamsCut = w.tally.Streams(), w.tally.StreamsCut
-	raw := format.AppendIndex(nil, &w.index)
-	at := w.offset
-	if err := w.writeFrame(raw, false); err != nil {
+	w.index.Interfaces = w.interfaces
+	at, raw := w.offset, 0
+	if err := w.index.Blocks(func(b []byte) error {
+		raw += len(b)
+		return w.writeFrame(b, false)
+	}); err != nil {
 		return err
 	}
 	foot := format.AppendFooter(nil, &format.Footer{
 		Recording: w.index.Recording, Segment: w.index.Segment,
-		IndexOffset: at, IndexSize: uint32(w.offset - at), IndexRaw: uint32(len(raw)),
+		IndexOffset: at, IndexSize: uint32(w.offset - at), IndexRaw: uint32(raw),
 		Chunks: uint32(len(w.index.Chunks)), NotUDP: w.tally.NotUDP32(),
 		Datagrams: w.tally.Datagrams, Bytes: w.tally.Bytes, Dropped: w.tally.Dropped,
 	})

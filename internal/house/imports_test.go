@@ -12,7 +12,6 @@ import (
 const (
 	gopacket = "github.com/google/gopacket"
 	sysUnix  = "golang.org/x/sys/unix"
-	xnet     = "golang.org/x/net"
 	netlink  = "github.com/vishvananda/netlink"
 	klauspos = "github.com/klauspost/compress"
 	xxhash   = "github.com/cespare/xxhash/v2"
@@ -35,7 +34,7 @@ var allowed = map[string]struct {
 	"castdeck/analysis":           {"answers from recordings", []string{"castdeck/format", hdr, xxhash}},
 	"castdeck/bench":              {"makes traffic and measures the whole path", []string{"castdeck/format", "castdeck/format/segment", "castdeck/recorder", "castdeck/replayer", "castdeck/analysis"}},
 	"castdeck/cmd/castdeck":       {"the command line: the only place that prints, exits and reads flags", []string{"castdeck/...", "github.com/spf13/cobra", "github.com/dustin/go-humanize", "golang.org/x/term"}},
-	"castdeck/internal/sock":      {"the only unsafe and raw-syscall code", []string{sysUnix, xnet}},
+	"castdeck/internal/sock":      {"the only unsafe and raw-syscall code", []string{sysUnix}},
 	"castdeck/internal/mcast":     {"groups, patterns, interfaces, limits; opens no socket", nil},
 	"castdeck/internal/netns":     {"runs the program again in a network namespace of its own", []string{sysUnix, netlink}},
 	"castdeck/internal/netnstest": {"a network namespace for the tests of a package", []string{"castdeck/internal/netns", sysUnix, netlink}},
