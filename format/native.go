@@ -142,6 +142,21 @@ func parseSealed(body []byte, size int, what string) (Head, error) {
 	return h, err
 }
 
+// CheckBlock checks magic, version and checksum of a frame's content that is one of
+// castdeck's blocks, of whatever type: a type that this version does not know is
+// passed over.
+func CheckBlock(b []byte) error {
+	typ, body, rest, _, err := NextBlock(b, false)
+	if err != nil {
+		return err
+	}
+	if typ&localUse == 0 || len(rest) > 0 {
+		return fmt.Errorf("frame begins with a block of type %#x", typ)
+	}
+	_, err = parseSealed(body, headSize, fmt.Sprintf("block of type %#x", typ))
+	return err
+}
+
 // SegmentFlagMade says that the file holds no captured frames: all link-layer and
 // network headers were made from what the socket told (see AppendMadeFrame).
 const SegmentFlagMade = 1

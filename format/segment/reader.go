@@ -403,7 +403,7 @@ func (r *Reader) take(b *format.Batch, frameLen int) error {
 	if len(b.Buf) < format.BlockOverhead {
 		return fmt.Errorf("frame of %d bytes", len(b.Buf))
 	}
-	switch typ := leadType(b.Buf); typ {
+	switch leadType(b.Buf) {
 	case format.BlockChunk:
 		return r.takeChunk(b, frameLen)
 	case format.BlockIndex:
@@ -420,7 +420,7 @@ func (r *Reader) take(b *format.Batch, frameLen int) error {
 		// of two sections.
 		return r.opening(b.Buf)
 	default:
-		return fmt.Errorf("frame begins with a block of type %#x", typ)
+		return format.CheckBlock(b.Buf)
 	}
 }
 

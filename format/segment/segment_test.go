@@ -1108,3 +1108,28 @@ func TestResyncIsBounded(t *testing.T) {
 		t.Errorf("%d bytes of work, limit %d", r.work, limit)
 	}
 }
+
+// TestUnknownFrame: a kind of frame that this version does not know is passed over.
+func TestUnknownFrame(t *testing.T) {
+	ds := feed(36, 300)
+	path := write(t, format.None, ds, true)
+	whole, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := open(t, path)
+	at := r.Footer().IndexOffset
+	// A footer under another type: checksums do not cover the type.
+	other := slices.Clone(whole[len(whole)-format.FooterSize:])
+	other[0] = 0x77
+	file := slices.Concat(whole[:at], other, whole[at:])
+	again, err := NewReader(bytes.NewReader(file), int64(len(file)), "x", ReadOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, damage := readAll(t, again)
+	if len(damage) > 0 {
+		t.Error(damage[0])
+	}
+	compare(t, got, ds)
+}
