@@ -348,7 +348,8 @@ func (p *part) ReadBatch(b *format.Batch) error {
 	}
 	if errors.Is(err, io.EOF) {
 		p.done = true
-		return errors.Join(p.close(), io.EOF)
+		p.close()
+		return io.EOF
 	}
 	return err
 }
