@@ -2,8 +2,15 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io"
+	"io/fs"
+	"math"
 	"os"
+	"strings"
+	"sync/atomic"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -15,48 +22,197 @@ import (
 
 type converter struct {
 	in, out  string
+	to       string
 	compress string
 	only     []string
+	not      []string
+	payload  []string
+	skip     countValue
+	count    countValue
+	split    splitValue
+	reshape  reshape
+	frames   string
 	force    bool
-	warn     func(format string, args ...any)
+	terminal bool
+	stdout   io.Writer
+	stderr   io.Writer
+
+	sel      selection
+	read     atomic.Uint64 // datagrams and packets, for the progress line
+	wrote    atomic.Uint64
+	size     atomic.Int64
+	progress atomic.Bool // the line stands on the screen
 }
 
 func convertCmd() *cobra.Command {
 	c := &converter{}
 	cmd := &cobra.Command{
 		Use:   "convert IN OUT",
-		Short: "Change container or compression, filter; any capture in",
+		Short: "Change container or compression; cut, filter, split, shift; any capture in",
 		Long: `Write a capture of any kind as another: OUT's name says which, *.pcapng.zst,
-*.pcapng.gz, *.pcapng or *.pcap. Ethernet frames are kept as they were captured;
-datagrams of other link types, and reassembled ones, get Ethernet headers made
-from their addresses. Packets that are not UDP are kept unless --only leaves them
-out. Exit code 3 where IN is damaged: what can be read is converted.`,
+*.pcapng.gz, *.pcapng or *.pcap, or for lines of text *.ndjson (or *.jsonl; the
+keys of dump --json) or *.csv, each also with .zst or .gz behind it. OUT "-" is
+stdout, with --to naming the format.
+
+--start, --end, --only, --not and --payload choose datagrams; --skip and --count
+then count those that were chosen. Packets that are not UDP are kept unless
+--only, --payload, --strip or a text format leaves them out.
+
+Frames: Ethernet frames are kept as they were captured; datagrams of other link
+types, and reassembled ones, get Ethernet headers made from their addresses. With
+--frames keep each file has the frames of the capture, of whatever one link type
+they are; fragments are joined, and a reassembled datagram gets headers of that
+link type. With --frames make every datagram gets made Ethernet headers.
+
+--split-by makes a file of each group, stream (source and group), span of time
+(counted from 1970, so that files begin at whole minutes or hours), number of
+datagrams, or about that many bytes, named OUT with the group, time or number
+before its end. Each is a recording of its own. At most 512 groups or streams.
+
+Nothing that is there is overwritten without --force. Interrupted, it seals what
+was converted until then. Exit code 3 where IN is damaged: what can be read is
+converted.`,
 		Example: `  castdeck convert morning.pcap morning.pcapng.zst
-  castdeck convert --only 239.1.1.1:5000 feed.pcapng.zst one-group.pcap`,
+  castdeck convert --only 239.1.1.1:5000 feed.pcapng.zst one-group.pcap
+  castdeck convert --payload 4:2a/3f --count 1000 feed.pcapng.zst some.csv
+  castdeck convert --split-by group feed.pcapng.zst groups/feed.pcapng.zst
+  castdeck convert --split-by time=1h --strip 64 feed.pcapng.zst hours.pcapng.zst
+  castdeck convert --shift to=2026-05-04T09:30:00Z old.pcap new.pcap
+  castdeck convert --to ndjson feed.pcapng.zst - | jq .length`,
 		Args: argsN(2, 2, "an input and an output file"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			c.in, c.out = args[0], args[1]
-			c.warn = func(f string, a ...any) {
-				fmt.Fprintf(cmd.ErrOrStderr(), "castdeck: %s\n", oneLine(fmt.Sprintf(f, a...)))
-			}
+			c.stdout, c.stderr = cmd.OutOrStdout(), cmd.ErrOrStderr()
+			c.terminal = isTerminal(c.stderr)
 			ctx, stop := orderlyEnd(cmd.Context())
 			defer stop()
 			return c.run(ctx)
 		},
 	}
 	f := cmd.Flags()
+	f.StringVar(&c.to, "to", "", "format to write: `pcapng.zst|pcapng.gz|pcapng|pcap|ndjson|csv`; default by OUT's name")
 	f.StringVar(&c.compress, "compress", "", "`zstd|gzip|none`; default by OUT's name")
-	f.StringArrayVar(&c.only, "only", nil, "keep only datagrams of this `GROUP` (repeatable)")
+	f.StringArrayVar(&c.only, "only", nil, "keep only datagrams of this `GROUP`, such as 239.1.1.1:5000, :5000 or 10.0.0.1@ (repeatable)")
+	f.StringArrayVar(&c.not, "not", nil, "leave out the datagrams of this `GROUP` (repeatable)")
+	f.StringArrayVar(&c.payload, "payload", nil, "keep only datagrams with these bytes at this place of the payload, `OFFSET:HEX[/MASKHEX]` (repeatable; all must match)")
+	f.Var(&c.skip, "skip", "leave out the first N datagrams")
+	f.Var(&c.count, "count", "stop after this many datagrams")
+	f.Var(&c.split, "split-by", "write several files: group, stream, time=1m, count=100000 or size=1GB")
+	f.Var(&c.reshape.shift, "shift", "move all times: +1h, -250ms, or to=TIME for the first datagram")
+	f.Var(&c.reshape.strip, "strip", "keep only this many bytes of each payload, and mark the datagram truncated")
+	f.StringVar(&c.frames, "frames", "", "`keep|make` frames; default: keep Ethernet ones, make the others")
 	f.BoolVar(&c.force, "force", false, "overwrite OUT")
 	return cmd
 }
 
-func (c *converter) run(ctx context.Context) error {
-	only, err := mcast.NewMatcher(c.only...)
-	if err != nil {
-		return usagef("--only: %v", err)
+// say writes a line to stderr; the progress line makes room for it.
+func (c *converter) say(f string, a ...any) {
+	clearLine := ""
+	if c.progress.Swap(false) {
+		clearLine = "\r\x1b[K"
 	}
-	kind, err := kindOf(c.out, c.compress)
+	fmt.Fprintf(c.stderr, "%scastdeck: %s\n", clearLine, oneLine(fmt.Sprintf(f, a...)))
+}
+
+const stdio = "-"
+
+// convertKind decides the format by --to, OUT's name and --compress, which must
+// agree.
+func (c *converter) convertKind() (k outputKind, err error) {
+	named, known := textKind(c.out)
+	name := c.out
+	if c.to != "" {
+		// The name of a format is the end of the names of its files.
+		name = "x." + c.to
+		want, isText := textKind(name)
+		if !isText {
+			if want, err = kindOf(name, ""); err != nil {
+				return k, usagef("--to %s: no such format (have pcapng.zst, pcapng.gz, pcapng, pcap, ndjson, csv, and .zst or .gz behind the last two)", c.to)
+			}
+		}
+		if !known {
+			if byName, err := kindOf(c.out, ""); err == nil {
+				named, known = byName, true
+			}
+		}
+		if known && named != want {
+			return k, usagef("%s: the name says another format than --to %s", c.out, c.to)
+		}
+		named, known = want, isText
+	}
+	if c.out == stdio && c.to == "" {
+		return k, usagef("-: a stream has no name that says its format; add --to, such as --to pcapng")
+	}
+	if known {
+		if c.compress != "" {
+			return k, usagef("--compress is for pcapng; name text *.csv.zst or *.ndjson.gz to compress it")
+		}
+		return named, nil
+	}
+	k, err = kindOf(name, c.compress)
+	var ex *exitError
+	if errors.As(err, &ex) && c.compress == "" {
+		return k, usagef("%s: the name does not say which format to write; name it *.pcapng.zst, *.pcapng.gz, *.pcapng, *.pcap, *.ndjson or *.csv, or add --to", c.out)
+	}
+	return k, err
+}
+
+// textKind decides by the end of a name whether it is text and how it is compressed.
+func textKind(path string) (k outputKind, ok bool) {
+	k.compression = format.None
+	if s, ok := strings.CutSuffix(path, ".zst"); ok {
+		path, k.compression = s, format.Zstd
+	} else if s, ok := strings.CutSuffix(path, ".gz"); ok {
+		path, k.compression = s, format.Gzip
+	}
+	switch {
+	case strings.HasSuffix(path, ".ndjson"), strings.HasSuffix(path, ".jsonl"):
+		k.text = ndjson
+	case strings.HasSuffix(path, ".csv"):
+		k.text = csvText
+	default:
+		return outputKind{}, false
+	}
+	return k, true
+}
+
+// prepare reads the flags before any file is touched.
+func (c *converter) prepare() (k outputKind, err error) {
+	if k, err = c.convertKind(); err != nil {
+		return k, err
+	}
+	c.sel = selection{start: math.MinInt64, end: math.MaxInt64, skip: uint64(c.skip), count: uint64(c.count)}
+	if c.sel.only, err = mcast.NewMatcher(c.only...); err != nil {
+		return k, usagef("--only: %v", err)
+	}
+	if len(c.not) > 0 {
+		if c.sel.not, err = mcast.NewMatcher(c.not...); err != nil {
+			return k, usagef("--not: %v", err)
+		}
+	}
+	for _, s := range c.payload {
+		p, err := parsePayloadFilter(s)
+		if err != nil {
+			return k, usagef("--payload: %v", err)
+		}
+		c.sel.payload = append(c.sel.payload, p)
+	}
+	c.sel.udpOnly = len(c.only) > 0 || len(c.payload) > 0 || c.reshape.strip.set || k.text != noText
+	switch {
+	case c.frames != "" && c.frames != "keep" && c.frames != "make":
+		return k, usagef("--frames %s: write keep or make", c.frames)
+	case c.frames != "" && k.text != noText:
+		return k, usagef("--frames %s: lines of text have no frames", c.frames)
+	case c.out == stdio && c.split.mode != oneFile:
+		return k, usagef("--split-by %s: stdout is one stream; name a file", c.split.text)
+	case c.out == stdio && isTerminal(c.stdout) && (k.text == noText || k.compression != format.None):
+		return k, usagef("-: stdout is a terminal, and %s is not for people; redirect it, or use --to ndjson", c.to)
+	}
+	return k, nil
+}
+
+func (c *converter) run(ctx context.Context) error {
+	kind, err := c.prepare()
 	if err != nil {
 		return err
 	}
@@ -64,75 +220,210 @@ func (c *converter) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	defer in.Close()
-	if sameFile(c.in, c.out) {
-		return usagef("%s: input and output are the same file", c.out)
+	if c.out != stdio && c.split.mode == oneFile {
+		err = c.vacant(c.out)
+	}
+	if err != nil {
+		in.Close()
+		return err
 	}
 
+	ahead := readAhead(in)
+	defer ahead.stop()
+	out := &splitter{how: c.split, kind: kind, keep: c.frames == "keep", path: c.out, create: c.create, o: c.options(in)}
+	stopReport := c.report()
+	damaged, err := c.copy(ctx, ahead, out)
+	if err == nil {
+		err = out.finish()
+	}
+	if cerr := out.Close(); err == nil {
+		err = cerr
+	}
+	stopReport()
+	if err != nil {
+		return err
+	}
+	if in.seg != nil && !in.seg.Sealed() && !c.enough() {
+		c.say("%s: not sealed: still being written, or cut off", c.in)
+		damaged = true
+	}
+	c.summary(out)
+	if damaged {
+		return lossy
+	}
+	return nil
+}
+
+// enough says that --count ended it, so that the rest of the input was not looked at.
+func (c *converter) enough() bool { return c.sel.count > 0 && c.sel.kept == c.sel.count }
+
+func (c *converter) summary(out *splitter) {
+	if c.sel.notUDP > 0 {
+		c.say("%s: %s not UDP left out", c.in, plural(c.sel.notUDP, "packet"))
+	}
+	t := out.written()
+	switch {
+	case c.out == stdio:
+		c.say("stdout: %s in %s", plural(t.datagrams, "datagram"), size(t.size))
+	case c.split.mode == oneFile:
+		c.say("%s: %s in %s", c.out, plural(t.datagrams, "datagram"), size(t.size))
+	default:
+		c.say("%s: %s in %s, %s", splitName(c.out, "X"), plural(t.datagrams, "datagram"), plural(out.made, "file"), size(t.size))
+	}
+}
+
+// options are what a recording says of itself: that it is the one it was, where IN is
+// one.
+func (c *converter) options(in *input) segment.Options {
 	o := segment.Options{Overwrite: c.force, Info: format.SegmentInfo{Clock: "as in the capture that was converted"}}
 	if in.seg != nil {
 		i := *in.seg.Info()
 		i.Recording, i.Number = format.UUID{}, 0
 		o.Info = i
 	}
-	ether := pcapfile.NewEthernet(in.interfaces)
-	o.Interfaces = ether.Interfaces()
-	out, err := createOutput(c.out, kind, o)
-	if err != nil {
+	if c.frames == "make" {
+		o.Info.Made = true
+	}
+	return o
+}
+
+// vacant says whether a file can be made at path: nothing is there that must stay.
+func (c *converter) vacant(path string) error {
+	if sameFile(c.in, path) {
+		return usagef("%s: input and output are the same file", path)
+	}
+	if err := notAFile(path); err != nil {
 		return err
 	}
-	damaged := 0
-	err = in.each(func(b *format.Batch) error {
-		if ctx.Err() != nil {
-			return fmt.Errorf("interrupted; %s holds what was converted until then", c.out)
-		}
-		if out.seg != nil {
-			for _, i := range ether.Interfaces()[len(out.seg.Interfaces()):] {
-				if _, err := out.seg.AddInterface(i); err != nil {
-					return err
-				}
-			}
-		}
-		if len(c.only) > 0 {
-			keep(b, only)
-		}
-		ether.Convert(b)
-		return out.WriteBatch(b)
-	}, func(err error) {
-		damaged++
-		c.warn("%s: %s", c.in, describe(err))
-	})
-	if cerr := out.Close(); err == nil {
-		err = cerr
-	}
-	if err != nil {
-		return err
-	}
-	if n := ether.Skipped(); n > 0 {
-		c.warn("%s: %s neither IP nor Ethernet left out", c.in, plural(n, "packet"))
-	}
-	if in.seg != nil && !in.seg.Sealed() {
-		c.warn("%s: not sealed: still being written, or cut off", c.in)
-		damaged++
-	}
-	c.warn("%s: %s in %s", c.out, plural(out.tally().Datagrams, "datagram"), size(out.size()))
-	if damaged > 0 {
-		return lossy
+	if _, err := os.Lstat(path); err == nil && !c.force {
+		return explainCreate(path, fs.ErrExist)
 	}
 	return nil
 }
 
-// keep removes the datagrams that the matcher does not name.
-func keep(b *format.Batch, m *mcast.Matcher) {
-	n := 0
-	for i := range b.Datagrams {
-		d := &b.Datagrams[i]
-		if d.Flags&format.FlagNotUDP == 0 && m.Match(d.Src, d.Dst) {
-			b.Datagrams[n] = *d
-			n++
+func (c *converter) create(path string, k outputKind, o segment.Options) (*output, error) {
+	if c.out == stdio {
+		return streamOutput(c.stdout, k, o)
+	}
+	if err := c.vacant(path); err != nil {
+		return nil, err
+	}
+	return createOutput(path, k, o)
+}
+
+// copy reads, selects, changes and writes until the end of the input.
+func (c *converter) copy(ctx context.Context, ahead *aheadReader, out *splitter) (damaged bool, err error) {
+	var list []format.Interface
+	interfaces := func() []format.Interface { return list }
+	ether, maker := pcapfile.NewEthernet(interfaces), pcapfile.NewFrameMaker(interfaces)
+	for {
+		item, ok := ahead.next(ctx)
+		if !ok {
+			return damaged, fmt.Errorf("interrupted; %s holds what was converted until then", c.holder())
+		}
+		switch {
+		case errors.Is(item.err, io.EOF):
+			out.describe(c.known(list, ether))
+			if n := ether.Skipped(); n > 0 {
+				c.say("%s: %s neither IP nor Ethernet left out", c.in, plural(n, "packet"))
+			}
+			return damaged, nil
+		case isDamage(item.err):
+			damaged = true
+			c.say("%s: %s", c.in, describe(item.err))
+			continue
+		case item.err != nil:
+			return damaged, item.err
+		}
+		b := item.batch
+		list = item.interfaces
+		c.read.Add(uint64(len(b.Datagrams)))
+		done := c.sel.apply(b)
+		if err := c.reshape.apply(b); err != nil {
+			return damaged, fmt.Errorf("%w; %s holds what came before", err, c.holder())
+		}
+		switch {
+		case out.kind.text != noText:
+		case c.frames == "keep":
+			err = maker.Convert(b)
+		default:
+			if c.frames == "make" {
+				unframe(b)
+			}
+			ether.Convert(b)
+		}
+		out.describe(c.known(list, ether))
+		if err == nil && len(b.Datagrams)+len(b.Stats) > 0 {
+			err = out.WriteBatch(b)
+		}
+		if err != nil {
+			return damaged, err
+		}
+		t := out.written()
+		c.wrote.Store(t.datagrams)
+		c.size.Store(t.size)
+		if done {
+			return damaged, nil
+		}
+		ahead.recycle(b)
+		if c.out == stdio && ahead.idle() {
+			// Whoever reads a live stream wants it now.
+			if err := out.flushText(); err != nil {
+				return damaged, err
+			}
 		}
 	}
-	b.Datagrams = b.Datagrams[:n]
+}
+
+// known are the interfaces as the output has them.
+func (c *converter) known(list []format.Interface, ether *pcapfile.Ethernet) []format.Interface {
+	if c.frames == "keep" {
+		return list
+	}
+	return ether.Interfaces()
+}
+
+// holder names what was written so far.
+func (c *converter) holder() string {
+	if c.out == stdio {
+		return "stdout"
+	}
+	return c.out
+}
+
+// unframe takes the frames of datagrams away: writers make Ethernet ones.
+func unframe(b *format.Batch) {
+	for i := range b.Datagrams {
+		if d := &b.Datagrams[i]; d.Flags&format.FlagNotUDP == 0 {
+			d.Frame, d.FrameLength = nil, 0
+		}
+	}
+}
+
+// report draws a line on a terminal twice a second, until the function it returns is
+// called.
+func (c *converter) report() (stop func()) {
+	if !c.terminal {
+		return func() {}
+	}
+	start := time.Now()
+	last := uint64(0)
+	return every(500*time.Millisecond, func(now time.Time, since time.Duration) {
+		n := c.read.Load()
+		c.progress.Store(true)
+		fmt.Fprintf(c.stderr, "\r%s  %s read, %s  %s written, %s\x1b[K", now.Sub(start).Round(time.Second),
+			plural(n, "packet"), rate(n-last, since), plural(c.wrote.Load(), "datagram"), size(c.size.Load()))
+		last = n
+	}, func() {
+		if c.progress.Swap(false) {
+			fmt.Fprint(c.stderr, "\r\x1b[K")
+		}
+	})
+}
+
+func isDamage(err error) bool {
+	var c *format.CorruptError
+	return errors.As(err, &c) || errors.Is(err, format.ErrVersion)
 }
 
 func sameFile(a, b string) bool {
@@ -143,3 +434,82 @@ func sameFile(a, b string) bool {
 	y, err := os.Stat(b)
 	return err == nil && os.SameFile(x, y)
 }
+
+// aheadReader reads an input in a goroutine of its own, which closes it at the end:
+// so that decoding goes on while the batch before is written, and an interruption
+// need not wait for a pipe that says nothing.
+type aheadReader struct {
+	items chan aheadItem
+	free  chan *format.Batch
+	quit  chan struct{}
+}
+
+// aheadItem is a batch with the interfaces known by then, or an error.
+type aheadItem struct {
+	batch      *format.Batch
+	interfaces []format.Interface
+	err        error
+}
+
+// aheadBatches is how many batches there are: one that is read, one that waits, one
+// that is written.
+const aheadBatches = 3
+
+func readAhead(in *input) *aheadReader {
+	a := &aheadReader{
+		items: make(chan aheadItem, aheadBatches), free: make(chan *format.Batch, aheadBatches), quit: make(chan struct{}),
+	}
+	for range aheadBatches {
+		a.free <- new(format.Batch)
+	}
+	go a.run(in)
+	return a
+}
+
+func (a *aheadReader) run(in *input) {
+	defer in.Close()
+	for {
+		var b *format.Batch
+		select {
+		case b = <-a.free:
+		case <-a.quit:
+			return
+		}
+		err := in.ReadBatch(b)
+		if err != nil {
+			a.free <- b // there is room: it came from there
+			b = nil
+		}
+		select {
+		case a.items <- aheadItem{b, in.interfaces(), err}:
+		case <-a.quit:
+			return
+		}
+		if err != nil && !isDamage(err) {
+			return
+		}
+	}
+}
+
+// next waits for what comes next; not ok where ctx ended before. An error that is no
+// damage is the last item.
+func (a *aheadReader) next(ctx context.Context) (item aheadItem, ok bool) {
+	if ctx.Err() != nil {
+		return item, false
+	}
+	select {
+	case item = <-a.items:
+		return item, true
+	case <-ctx.Done():
+		return item, false
+	}
+}
+
+// recycle gives a batch of next back.
+func (a *aheadReader) recycle(b *format.Batch) { a.free <- b }
+
+// idle says that nothing is there to be read at once.
+func (a *aheadReader) idle() bool { return len(a.items) == 0 }
+
+// stop ends the reading; a read that waits for a pipe ends with the program.
+func (a *aheadReader) stop() { close(a.quit) }

@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -13,18 +14,24 @@ import (
 	"castdeck/format/segment"
 )
 
-// output is a capture file being written: a segment or a classic pcap.
+// output is a capture being written: a segment, a classic pcap or text. Exactly one
+// of the three is set.
 type output struct {
 	path string
-	made fs.FileInfo // what path named when it was created
+	made fs.FileInfo // what path named when it was created; nil for a stream
 	seg  *segment.Writer
 	pcap *pcapWriter
+	text *textWriter
 }
 
 // outputKind is what a file name and --compress ask for.
 type outputKind struct {
 	pcap        bool
+	text        textFormat
 	compression format.Compression
+	// keep says that a pcap's frames are of the link type link, not Ethernet.
+	keep bool
+	link uint16
 }
 
 const outputNames = "name it *.pcapng.zst, *.pcapng.gz, *.pcapng or *.pcap"
@@ -56,22 +63,12 @@ func kindOf(path, compress string) (k outputKind, err error) {
 }
 
 // createOutput makes the file. Everything written to it must be Ethernet frames or
-// datagrams without frames.
+// datagrams without frames, or frames of the link type that k keeps.
 func createOutput(path string, k outputKind, o segment.Options) (*output, error) {
-	if st, err := os.Stat(path); err == nil && st.IsDir() {
-		return nil, usagef("%s is a folder; name a file in it, such as %s", path, filepath.Join(path, "feed.pcapng.zst"))
+	if err := notAFile(path); err != nil {
+		return nil, err
 	}
-	if st, err := os.Lstat(path); err == nil && !st.Mode().IsRegular() {
-		return nil, fmt.Errorf("%s is not a regular file (%s); name another one", path, st.Mode().Type())
-	}
-	out := &output{path: path}
-	var err error
-	if k.pcap {
-		out.pcap, err = createPcap(path, o)
-	} else {
-		o.Compression, o.Application = k.compression, application
-		out.seg, err = segment.Create(path, o)
-	}
+	out, err := openOutput(path, k, o)
 	if err == nil {
 		if out.made, err = os.Stat(path); err != nil {
 			out.Close()
@@ -79,6 +76,44 @@ func createOutput(path string, k outputKind, o segment.Options) (*output, error)
 	}
 	if err != nil {
 		return nil, explainCreate(path, err)
+	}
+	return out, nil
+}
+
+// notAFile refuses a path at which there is something else than a file.
+func notAFile(path string) error {
+	if st, err := os.Stat(path); err == nil && st.IsDir() {
+		return usagef("%s is a folder; name a file in it, such as %s", path, filepath.Join(path, "feed.pcapng.zst"))
+	}
+	if st, err := os.Lstat(path); err == nil && !st.Mode().IsRegular() {
+		return fmt.Errorf("%s is not a regular file (%s); name another one", path, st.Mode().Type())
+	}
+	return nil
+}
+
+// streamOutput writes to w from beginning to end, without seeking. Messages name it
+// stdout.
+func streamOutput(w io.Writer, k outputKind, o segment.Options) (*output, error) {
+	o.FS = streamFS{w}
+	return openOutput("stdout", k, o)
+}
+
+func openOutput(path string, k outputKind, o segment.Options) (out *output, err error) {
+	if o.FS == nil {
+		o.FS = segment.OS
+	}
+	out = &output{path: path}
+	switch {
+	case k.text != noText:
+		out.text, err = createText(path, k, o)
+	case k.pcap:
+		out.pcap, err = createPcap(path, k, o)
+	default:
+		o.Compression, o.Application = k.compression, application
+		out.seg, err = segment.Create(path, o)
+	}
+	if err != nil {
+		return nil, err
 	}
 	return out, nil
 }
@@ -96,30 +131,29 @@ func explainCreate(path string, err error) error {
 	return err
 }
 
-func (o *output) WriteBatch(b *format.Batch) error {
-	if o.seg != nil {
-		return o.seg.WriteBatch(b)
+// writer is the one of the three that is set.
+func (o *output) writer() interface {
+	format.BatchWriter
+	format.Flusher
+	io.Closer
+} {
+	switch {
+	case o.seg != nil:
+		return o.seg
+	case o.pcap != nil:
+		return o.pcap
 	}
-	return o.pcap.WriteBatch(b)
+	return o.text
 }
 
+func (o *output) WriteBatch(b *format.Batch) error { return o.writer().WriteBatch(b) }
+
 // Flush writes what is gathered to the file.
-func (o *output) Flush() error {
-	if o.seg != nil {
-		return o.seg.Flush()
-	}
-	return o.pcap.Flush()
-}
+func (o *output) Flush() error { return o.writer().Flush() }
 
 // Close finishes the file: a segment is sealed.
 func (o *output) Close() error {
-	var err error
-	if o.seg != nil {
-		err = o.seg.Close()
-	} else {
-		err = o.pcap.Close()
-	}
-	if err != nil || o.made == nil {
+	if err := o.writer().Close(); err != nil || o.made == nil {
 		return err
 	}
 	if st, err := os.Stat(o.path); err != nil || !os.SameFile(st, o.made) {
@@ -133,7 +167,10 @@ func (o *output) size() int64 {
 	if o.seg != nil {
 		return o.seg.Size()
 	}
-	return o.pcap.f.off
+	if o.pcap != nil {
+		return o.pcap.f.off
+	}
+	return o.text.f.off
 }
 
 // written counts the datagrams and payload bytes that are in the file, also after an
@@ -142,7 +179,8 @@ func (o *output) written() (datagrams, bytes uint64) {
 	if o.seg != nil {
 		return o.seg.Written()
 	}
-	return o.pcap.tally.Datagrams, o.pcap.tally.Bytes
+	t := o.tally()
+	return t.Datagrams, t.Bytes
 }
 
 // tally of what was written.
@@ -150,7 +188,10 @@ func (o *output) tally() *format.Tally {
 	if o.seg != nil {
 		return o.seg.Tally()
 	}
-	return &o.pcap.tally
+	if o.pcap != nil {
+		return &o.pcap.tally
+	}
+	return &o.text.tally
 }
 
 // pcapWriter puts a classic pcap into a file with the same care for existing files,
@@ -161,15 +202,19 @@ type pcapWriter struct {
 	tally format.Tally
 }
 
-func createPcap(path string, o segment.Options) (*pcapWriter, error) {
-	f, err := segment.OS.Create(path, o.Overwrite)
+func createPcap(path string, k outputKind, o segment.Options) (*pcapWriter, error) {
+	f, err := o.FS.Create(path, o.Overwrite)
 	if err != nil {
 		return nil, err
 	}
+	link := uint16(format.LinkTypeEthernet)
+	if k.keep {
+		link = k.link
+	}
 	p := &pcapWriter{f: &appender{path: path, f: f}}
-	if p.Writer, err = pcapfile.NewWriter(p.f, nil); err != nil {
+	if p.Writer, err = pcapfile.NewLinkWriter(p.f, link); err != nil {
 		f.Close()
-		os.Remove(path)
+		_ = o.FS.Remove(path)
 		return nil, err
 	}
 	return p, nil
@@ -208,3 +253,32 @@ func (a *appender) Write(p []byte) (int, error) {
 	a.off += int64(n)
 	return n, nil
 }
+
+// streamFS is a segment.FS whose only file is a stream, such as a pipe: what is
+// written one after the other goes through, and there is nothing to lock, to cut
+// back or to make durable.
+type streamFS struct{ w io.Writer }
+
+func (s streamFS) Create(string, bool) (segment.File, error) { return &streamFile{w: s.w}, nil }
+func (streamFS) Remove(string) error                         { return nil }
+func (streamFS) SyncDir(string) error                        { return nil }
+
+type streamFile struct {
+	w   io.Writer
+	off int64
+}
+
+func (f *streamFile) WriteAt(p []byte, off int64) (int, error) {
+	if off != f.off {
+		return 0, fmt.Errorf("writing at byte %d of a stream that is at byte %d", off, f.off)
+	}
+	n, err := f.w.Write(p)
+	f.off += int64(n)
+	return n, err
+}
+
+func (*streamFile) Truncate(int64) error           { return nil }
+func (*streamFile) Sync() error                    { return nil }
+func (*streamFile) Allocate(int64, int64) error    { return nil }
+func (*streamFile) WriteBehind(int64, int64) error { return nil }
+func (*streamFile) Close() error                   { return nil }

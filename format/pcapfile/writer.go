@@ -14,11 +14,11 @@ import (
 // unsigned 32-bit number: 1970 to 2106.
 var ErrTime = errors.New("classic pcap holds times from 1970 to 2106 only; write pcapng instead")
 
-// Writer writes classic pcap with nanoseconds (magic a1b23c4d), little-endian,
-// link type Ethernet: what every tool reads since 2012. It is a format.BatchWriter
-// and, as such, for one goroutine.
+// Writer writes classic pcap with nanoseconds (magic a1b23c4d), little-endian: what
+// every tool reads since 2012. It is a format.BatchWriter and, as such, for one
+// goroutine.
 //
-// A captured Ethernet frame is written as it is. A datagram without one, or with
+// The link type is Ethernet unless NewLinkWriter was told another one. A captured Ethernet frame is written as it is. A datagram without one, or with
 // one of another link type, gets the headers of format.AppendMadeFrame. A packet of
 // another link type that is not UDP but IP keeps its bytes from the IP header on
 // and gets an Ethernet header; any other cannot be written and is counted in
@@ -26,6 +26,7 @@ var ErrTime = errors.New("classic pcap holds times from 1970 to 2106 only; write
 // format.
 type Writer struct {
 	w          io.Writer
+	link       uint16
 	interfaces func() []format.Interface
 	links      Decoder
 	buf        []byte
@@ -44,16 +45,25 @@ var (
 // interfaces that its datagrams name, to know the link type of their frames
 // (Reader.Interfaces fits); nil means that all frames are Ethernet.
 func NewWriter(w io.Writer, interfaces func() []format.Interface) (*Writer, error) {
+	return newWriter(w, linkEthernet, interfaces)
+}
+
+// NewLinkWriter is NewWriter for frames of one link type, which are written as they
+// are. Where it is not Ethernet every datagram must have a frame of that type
+// (FrameMaker makes those that are missing): one without is an error.
+func NewLinkWriter(w io.Writer, link uint16) (*Writer, error) { return newWriter(w, link, nil) }
+
+func newWriter(w io.Writer, link uint16, interfaces func() []format.Interface) (*Writer, error) {
 	h := binary.LittleEndian.AppendUint32(nil, magicNano)
 	h = binary.LittleEndian.AppendUint16(h, 2)
 	h = binary.LittleEndian.AppendUint16(h, 4)
 	h = binary.LittleEndian.AppendUint64(h, 0)
 	h = binary.LittleEndian.AppendUint32(h, format.MaxPacketSize)
-	h = binary.LittleEndian.AppendUint32(h, linkEthernet)
+	h = binary.LittleEndian.AppendUint32(h, uint32(link))
 	if _, err := w.Write(h); err != nil {
 		return nil, err
 	}
-	return &Writer{w: w, interfaces: interfaces}, nil
+	return &Writer{w: w, link: link, interfaces: interfaces}, nil
 }
 
 // WriteBatch writes the whole batch with one Write, or nothing of it where a
@@ -74,7 +84,7 @@ func (w *Writer) WriteBatch(b *format.Batch) error {
 	var written, skipped uint64
 	for i := range b.Datagrams {
 		d := &b.Datagrams[i]
-		link := uint16(linkEthernet)
+		link := w.link
 		if w.interfaces != nil && d.Frame != nil {
 			if int(d.Interface) >= len(list) {
 				return fmt.Errorf("datagram %d names interface %d of %d", i, d.Interface, len(list))
@@ -112,9 +122,12 @@ func (w *Writer) append(d *format.Datagram, link uint16) (bool, error) {
 	w.buf = binary.LittleEndian.AppendUint64(w.buf, 0)
 	wire := 0
 	switch {
-	case d.Frame != nil && link == linkEthernet:
+	case d.Frame != nil && link == w.link:
 		w.buf = append(w.buf, d.Frame...)
 		wire = int(d.FrameLength)
+	case w.link != linkEthernet:
+		w.buf = w.buf[:start]
+		return false, fmt.Errorf("no frame of link type %d, the file's", w.link)
 	case d.Flags&format.FlagNotUDP != 0:
 		if w.buf, wire = w.links.appendEthernet(w.buf, d, link); wire == 0 {
 			w.buf = w.buf[:start]
