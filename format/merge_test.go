@@ -36,9 +36,7 @@ func (s *script) ReadBatch(b *Batch) error {
 	s.reveal = min(s.reveal+1, len(s.ifaces))
 	switch x := step.(type) {
 	case []Datagram:
-		for _, d := range x {
-			b.Datagrams = append(b.Datagrams, d)
-		}
+		b.Datagrams = append(b.Datagrams, x...)
 	case []InterfaceStats:
 		b.Stats = append(b.Stats, x...)
 	case error:

@@ -157,7 +157,8 @@ func TestPowerCut(t *testing.T) {
 			d, r := crash(t, seed, sync)
 			durable, read = durable+d, read+r
 		}
-		if durable == 0 || read <= durable {
+		// With SyncInterval little is written that is not synced at once.
+		if durable == 0 || sync == SyncSegment && read <= durable {
 			t.Errorf("%s: %d datagrams were durable, %d read: this test shows nothing", sync, durable, read)
 		}
 	}
