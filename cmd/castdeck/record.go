@@ -179,6 +179,15 @@ func (f *recordFlags) greet(rec *recorder.Recorder, subs []recorder.Subscription
 		fmt.Fprintf(f.stderr, "castdeck: receive buffer: asked for %s, the kernel granted %s; raise the sysctl net.core.rmem_max or give castdeck CAP_NET_ADMIN\n",
 			formatSize(f.buffer.bytes), formatSize(int64(granted)))
 	}
+	warned := map[string]bool{}
+	for _, s := range subs {
+		if dev, err := mcast.Interface(s.Interface); err == nil && !warned[dev.Name] {
+			warned[dev.Name] = true
+			if err := mcast.Usable(dev); err != nil {
+				fmt.Fprintf(f.stderr, "castdeck: nothing will arrive for now: %v\n", err)
+			}
+		}
+	}
 	if f.terminal {
 		fmt.Fprintf(f.stderr, "recording %s to %s; stop with ctrl-C\n", plural(len(subs), "group"), oneLine(f.output))
 	}

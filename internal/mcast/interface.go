@@ -78,7 +78,7 @@ func Usable(i *net.Interface) error {
 		return fmt.Errorf("%s is down (ip link set %s up)", i.Name, i.Name)
 	case i.Flags&net.FlagRunning == 0:
 		return fmt.Errorf("%s is up but has no carrier (cable, switch port or peer)", i.Name)
-	case i.Flags&net.FlagMulticast == 0:
+	case i.Flags&net.FlagMulticast == 0 && i.Flags&net.FlagLoopback == 0: // lo delivers all the same
 		return fmt.Errorf("%s has multicast switched off (ip link set %s multicast on)", i.Name, i.Name)
 	}
 	return nil
