@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"net/netip"
+	"os"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -29,6 +30,7 @@ type infoJSON struct {
 	Truncated    uint64       `json:"truncated"`
 	Chunks       int          `json:"chunks"`
 	Recording    string       `json:"recording,omitempty"`
+	Segments     []string     `json:"segments,omitempty"`
 	Host         string       `json:"host,omitempty"`
 	Clock        string       `json:"clock,omitempty"`
 	Problems     []string     `json:"problems"`
@@ -55,13 +57,18 @@ func infoCmd() *cobra.Command {
 		Short: "Say what is inside: streams, times, rates, losses, sealed or not",
 		Long: `Say what is inside of captures of any kind: streams, times, rates, losses.
 A sealed recording answers from its index, at once; any other file is read
-through. Exit code 3 where a file is damaged or was cut off.`,
+through. Exit code 3 where a file is damaged or was cut off.
+
+` + pathsHelp + ` Of a folder,
+a pattern or a beginning each recording, whatever the number of its segments, and
+each other capture is shown by itself.`,
 		Example: `  castdeck info feed.pcapng.zst
+  castdeck info /data/feed          # feed-0001.pcapng.zst, feed-0002.pcapng.zst ...
   castdeck info --json *.pcap | jq .datagrams`,
-		Args: argsN(1, -1, "one or more capture files"),
+		Args: argsN(1, -1, "one or more captures"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return eachPath(cmd, args, func(path string) error {
-				return info(cmd.OutOrStdout(), path, asJSON)
+				return infoPath(cmd, path, asJSON)
 			})
 		},
 	}
@@ -82,11 +89,40 @@ func eachPath(cmd *cobra.Command, paths []string, f func(path string) error) err
 				worst = lossy
 			}
 		default:
-			fmt.Fprintf(cmd.ErrOrStderr(), "castdeck: %s\n", oneLine(err.Error()))
+			if msg := err.Error(); msg != "" { // else it has been said
+				fmt.Fprintf(cmd.ErrOrStderr(), "castdeck: %s\n", oneLine(msg))
+			}
 			worst = &exitError{code: exitFailed}
 		}
 	}
 	return worst
+}
+
+// infoPath shows everything that a PATH names, also behind a capture that failed.
+func infoPath(cmd *cobra.Command, path string, asJSON bool) error {
+	if st, err := os.Stat(path); path == stdinPath || err == nil && !st.IsDir() {
+		return info(cmd.OutOrStdout(), path, asJSON)
+	}
+	captures, err := findCaptures(path)
+	if err != nil {
+		return err
+	}
+	byPath := make(map[string]*capture, len(captures))
+	var names []string
+	for _, c := range captures {
+		name := c.path
+		if len(captures) == 1 && len(c.segments) > 1 {
+			name = path
+		}
+		names, byPath[name] = append(names, name), c
+	}
+	return eachPath(cmd, names, func(name string) error {
+		in, err := openCaptures(name, []*capture{byPath[name]})
+		if err != nil {
+			return err
+		}
+		return infoOf(cmd.OutOrStdout(), in, asJSON)
+	})
 }
 
 func info(w io.Writer, path string, asJSON bool) error {
@@ -94,6 +130,11 @@ func info(w io.Writer, path string, asJSON bool) error {
 	if err != nil {
 		return err
 	}
+	return infoOf(w, in, asJSON)
+}
+
+// infoOf shows one input, and closes it.
+func infoOf(w io.Writer, in *input, asJSON bool) error {
 	defer in.Close()
 	s, err := in.summarize(true)
 	if err != nil {
@@ -118,13 +159,17 @@ func toInfoJSON(in *input, s *summary) infoJSON {
 		Truncated: t.Truncated, Chunks: s.chunks, Problems: append([]string{}, s.problems...),
 		StreamsAreIn: !t.StreamsCut, Streams: []streamJSON{},
 	}
-	if in.seg != nil {
-		i := in.seg.Info()
+	if i := in.info(); i != nil {
 		j.Recording, j.Host, j.Clock = i.Recording.String(), i.Host, i.Clock
 	} else {
 		j.Sealed = s.damaged == 0
 	}
-	names := in.interfaces()
+	if in.rec != nil {
+		for _, s := range in.rec.Segments() {
+			j.Segments = append(j.Segments, s.Path)
+		}
+	}
+	names := s.interfaces
 	for _, st := range s.streams {
 		j.Streams = append(j.Streams, streamJSON{
 			Source: st.Src.Addr().String(), SourcePort: st.Src.Port(),
@@ -146,15 +191,19 @@ func printInfo(w io.Writer, in *input, s *summary) error {
 	t := s.tally
 	state := ""
 	switch {
-	case in.seg != nil && s.sealed:
+	case in.info() != nil && s.sealed:
 		state = ", sealed"
-	case in.seg != nil:
+	case in.info() != nil:
 		state = ", not sealed: still being written, or cut off"
 	}
 	fmt.Fprintf(w, "%s: %s%s\n", oneLine(in.path), in.format(), state)
-	if in.seg != nil {
-		i := in.seg.Info()
-		fmt.Fprintf(w, "  recording  %s segment %d%s%s\n", i.Recording, i.Number, prefixed(" on ", i.Host), prefixed(", time from ", i.Clock))
+	if i := in.info(); i != nil {
+		which := fmt.Sprintf("segment %d", i.Number)
+		if in.rec != nil {
+			all := in.rec.Segments()
+			which = fmt.Sprintf("segments %d to %d, %s,", i.Number, all[len(all)-1].Info.Number, plural(len(all), "file"))
+		}
+		fmt.Fprintf(w, "  recording  %s %s%s%s\n", i.Recording, which, prefixed(" on ", i.Host), prefixed(", time from ", i.Clock))
 		if len(i.Subscriptions) > 0 {
 			const most = 8
 			list := i.Subscriptions[:min(len(i.Subscriptions), most)]
@@ -185,7 +234,7 @@ func printInfo(w io.Writer, in *input, s *summary) error {
 	if n := s.damaged - most; n > 0 {
 		fmt.Fprintf(w, "  damaged    %s more\n", plural(n, "place"))
 	}
-	return printStreams(w, in, s)
+	return printStreams(w, s)
 }
 
 func prefixed(prefix, s string) string {
@@ -206,13 +255,13 @@ func lostLine(t *format.Tally) string {
 	return line
 }
 
-func printStreams(w io.Writer, in *input, s *summary) error {
+func printStreams(w io.Writer, s *summary) error {
 	if len(s.streams) == 0 {
 		return nil
 	}
 	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
 	fmt.Fprintln(tw, "  SOURCE\tGROUP\tINTERFACE\tDATAGRAMS\tPAYLOAD\tRATE\tFROM\tFOR\t")
-	names := in.interfaces()
+	names := s.interfaces
 	for _, st := range s.streams {
 		d := time.Duration(st.Last - st.First)
 		fmt.Fprintf(tw, "  %s\t%s\t%s\t%s\t%s\t%s\t+%.3fs\t%.3fs\t\n", st.Src, st.Dst, interfaceName(names, st.Interface),

@@ -4,7 +4,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"os"
+	"path/filepath"
+	"slices"
+	"strings"
 	"time"
 
 	"castdeck/format"
@@ -12,17 +16,57 @@ import (
 	"castdeck/format/segment"
 )
 
-// input is an open capture of any kind. Exactly one of seg and file is set.
+// input is an open capture of any kind, or several as one. One of seg, file and parts
+// is set.
 type input struct {
-	path string
-	size int64 // of the file, bytes
+	path string // for messages
+	size int64  // of the files, bytes
 	seg  *segment.Reader
 	file *pcapfile.Reader
+	// rec reads the segments of a recording; it may stand beside seg, for a part of
+	// that.
+	rec *segment.Recording
+	// parts of several captures; merge reads them.
+	parts []*inputPart
+	merge *format.Merge
 }
 
-// openInput opens a capture by its content, never by its name: a castdeck segment
-// first, then everything else.
-func openInput(path string) (*input, error) {
+// inputPart is one of several captures that are read as one.
+type inputPart struct {
+	*capture
+	rec  *segment.Recording
+	file *laterFile // where rec is nil
+}
+
+// openInput opens what the paths name (see findFiles) by its content, never by its
+// name: castdeck's recordings first, then everything else. Several captures are read
+// as one, in the order of time.
+func openInput(paths ...string) (*input, error) {
+	if len(paths) == 1 {
+		if st, err := os.Stat(paths[0]); paths[0] == stdinPath || err == nil && !st.IsDir() {
+			return openFile(paths[0])
+		}
+	}
+	captures, err := findCaptures(paths...)
+	if err != nil {
+		return nil, err
+	}
+	name := paths[0]
+	if n := len(paths) - 1; n > 0 {
+		name = fmt.Sprintf("%s and %d more", name, n)
+	}
+	return openCaptures(name, captures)
+}
+
+// openFile opens one file, or stdin.
+func openFile(path string) (*input, error) {
+	if path == stdinPath {
+		r, err := pcapfile.NewReader(os.Stdin, "stdin")
+		if err != nil {
+			return nil, err
+		}
+		return &input{path: "stdin", file: r}, nil
+	}
 	st, err := os.Stat(path)
 	if err != nil {
 		return nil, err
@@ -32,7 +76,7 @@ func openInput(path string) (*input, error) {
 	}
 	in := &input{path: path, size: st.Size()}
 	if st.Mode().IsRegular() {
-		in.seg, err = segment.Open(path, segment.ReadOptions{Decoder: pcapfile.NewDecoder()})
+		in.seg, err = segment.Open(path, segmentOptions())
 		if err == nil {
 			return in, nil
 		}
@@ -46,34 +90,309 @@ func openInput(path string) (*input, error) {
 	return in, nil
 }
 
-func (in *input) ReadBatch(b *format.Batch) error {
-	if in.seg != nil {
-		return in.seg.ReadBatch(b)
+func segmentOptions() segment.ReadOptions {
+	return segment.ReadOptions{Decoder: pcapfile.NewDecoder()}
+}
+
+// openCaptures opens captures as one input, which messages call name.
+func openCaptures(name string, captures []*capture) (*input, error) {
+	if len(captures) == 1 && len(captures[0].segments) <= 1 {
+		return openFile(captures[0].path)
 	}
-	return in.file.ReadBatch(b)
+	in := &input{path: name}
+	for _, c := range captures {
+		p := &inputPart{capture: c}
+		in.parts = append(in.parts, p)
+		var err error
+		if c.segments != nil {
+			for _, s := range c.segments {
+				in.size += s.Size
+			}
+			p.rec, err = segment.NewRecording(c.segments, segmentOptions())
+		} else {
+			p.file, err = openLater(c)
+		}
+		if err != nil {
+			in.parts = in.parts[:len(in.parts)-1]
+			in.Close()
+			return nil, err
+		}
+		if p.file != nil {
+			in.size += p.file.size
+		}
+	}
+	if len(in.parts) == 1 {
+		in.rec = in.parts[0].rec
+		return in, nil
+	}
+	in.merge = format.NewMerge(in.sources()...)
+	return in, nil
+}
+
+func (in *input) sources() (sources []format.MergeSource) {
+	for _, p := range in.parts {
+		if p.rec == nil {
+			sources = append(sources, format.MergeSource{Reader: p.file, Interfaces: p.file.interfaces, NotBefore: p.file.start})
+			continue
+		}
+		start, known := p.rec.Start()
+		if !known {
+			start = 0
+		}
+		sources = append(sources, format.MergeSource{
+			Reader: p.rec, Interfaces: p.rec.Interfaces, Recording: p.segments[0].Info.Recording, NotBefore: start,
+		})
+	}
+	return sources
+}
+
+func (in *input) ReadBatch(b *format.Batch) error {
+	switch {
+	case in.rec != nil && in.seg != nil:
+		return in.rec.ReadBatch(b)
+	case in.seg != nil:
+		return in.seg.ReadBatch(b)
+	case in.file != nil:
+		return in.file.ReadBatch(b)
+	case in.rec != nil:
+		return inFile(in.rec.ReadBatch(b))
+	}
+	return inFile(in.merge.ReadBatch(b))
+}
+
+// inFile puts the name of the file into damage of an input of many.
+func inFile(err error) error {
+	var c *format.CorruptError
+	if !errors.As(err, &c) || c.Path == "" {
+		return err
+	}
+	named := *c
+	named.Reason = filepath.Base(c.Path) + ": " + c.Reason
+	return &named
 }
 
 // interfaces known so far.
 func (in *input) interfaces() []format.Interface {
-	if in.seg != nil {
+	switch {
+	case in.seg != nil:
 		return in.seg.Interfaces()
+	case in.file != nil:
+		return in.file.Interfaces()
+	case in.rec != nil:
+		return in.rec.Interfaces()
 	}
-	return in.file.Interfaces()
+	return in.merge.Interfaces()
 }
 
-// format names container and compression: "pcapng.zst", "pcap.gz".
+// format names container and compression: "pcapng.zst", "pcap.gz"; all of them where
+// there are several.
 func (in *input) format() string {
-	if in.seg != nil {
+	switch {
+	case in.seg != nil:
 		return in.seg.Compression().Extension()[1:]
+	case in.file != nil:
+		return in.file.Format()
 	}
-	return in.file.Format()
+	var names []string
+	add := func(name string) {
+		if !slices.Contains(names, name) {
+			names = append(names, name)
+		}
+	}
+	for _, p := range in.parts {
+		if p.rec == nil {
+			add(p.file.format)
+			continue
+		}
+		for _, s := range p.segments {
+			add(s.Compression.Extension()[1:])
+		}
+	}
+	return strings.Join(names, "+")
+}
+
+// info is the segment block of a recording, of its first segment; nil for anything
+// else, several recordings included.
+func (in *input) info() *format.SegmentInfo {
+	switch {
+	case in.seg != nil:
+		return in.seg.Info()
+	case in.rec != nil:
+		return in.rec.Segments()[0].Info
+	}
+	return nil
+}
+
+// unsealed are the files that are recordings without a footer: still being written, or
+// cut off.
+func (in *input) unsealed() (paths []string) {
+	if in.seg != nil && !in.seg.Sealed() {
+		return []string{in.path}
+	}
+	for _, p := range in.parts {
+		if p.rec == nil {
+			continue
+		}
+		for _, s := range p.rec.Segments() {
+			if !s.Sealed {
+				paths = append(paths, s.Path)
+			}
+		}
+	}
+	return paths
+}
+
+// sealed says that nothing is known to be missing at the end of any file.
+func (in *input) sealed() bool { return len(in.unsealed()) == 0 }
+
+// start is the earliest time of a packet, ns since the Unix epoch, where that is known
+// without reading.
+func (in *input) start() (int64, bool) {
+	switch {
+	case in.rec != nil:
+		return in.rec.Start()
+	case in.seg != nil:
+		rec, err := segment.OpenRecording([]string{in.path}, segmentOptions())
+		if err != nil {
+			return 0, false
+		}
+		return rec.Start()
+	case in.file != nil:
+		return 0, false
+	}
+	start := int64(math.MaxInt64)
+	for _, s := range in.sources() {
+		if s.NotBefore == 0 {
+			return 0, false
+		}
+		start = min(start, s.NotBefore)
+	}
+	return start, true
+}
+
+// seek leaves out, as far as that saves reading, what lies before start and from end
+// on (ns since the Unix epoch). It is called before the first ReadBatch.
+func (in *input) seek(start, end int64) error {
+	if in.seg != nil && in.seg.Sealed() && in.seg.IndexError() == nil && in.rec == nil {
+		rec, err := segment.OpenRecording([]string{in.path}, segmentOptions())
+		if err != nil {
+			return err
+		}
+		in.rec = rec
+	}
+	seek := func(r *segment.Recording) {
+		if r != nil {
+			r.SeekTime(start)
+			r.EndTime(end)
+		}
+	}
+	if in.parts == nil {
+		seek(in.rec)
+	}
+	for _, p := range in.parts {
+		seek(p.rec)
+	}
+	return nil
 }
 
 func (in *input) Close() error {
-	if in.seg != nil {
-		return in.seg.Close()
+	var err error
+	if in.rec != nil {
+		err = in.rec.Close()
 	}
-	return in.file.Close()
+	if in.seg != nil {
+		err = errors.Join(err, in.seg.Close())
+	}
+	if in.file != nil {
+		err = errors.Join(err, in.file.Close())
+	}
+	for _, p := range in.parts {
+		if p.rec != nil {
+			err = errors.Join(err, p.rec.Close())
+		} else {
+			err = errors.Join(err, p.file.Close())
+		}
+	}
+	return err
+}
+
+// laterFile is a capture of another tool that is opened when its time comes, so that a
+// thousand files of an hour each are not all open at once.
+type laterFile struct {
+	*capture
+	size   int64
+	format string
+	start  int64 // time of the first datagram; 0 where that is not known
+	known  []format.Interface
+	r      *pcapfile.Reader
+	done   bool
+}
+
+func openLater(c *capture) (*laterFile, error) {
+	f := &laterFile{capture: c}
+	if err := f.open(); err != nil {
+		return nil, err
+	}
+	f.format, f.known = f.r.Format(), f.r.Interfaces()
+	if c.stream {
+		return f, nil
+	}
+	var b format.Batch
+	err := f.r.ReadBatch(&b)
+	for err == nil && len(b.Datagrams) == 0 {
+		err = f.r.ReadBatch(&b)
+	}
+	if err == nil {
+		f.start = b.Datagrams[0].Time
+	}
+	// An error will come again when the file is read.
+	return f, f.Close()
+}
+
+func (f *laterFile) open() (err error) {
+	if f.path == stdinPath {
+		f.r, err = pcapfile.NewReader(os.Stdin, "stdin")
+		return err
+	}
+	st, err := os.Stat(f.path)
+	if err != nil {
+		return err
+	}
+	f.size = st.Size()
+	f.r, err = pcapfile.Open(f.path)
+	return err
+}
+
+func (f *laterFile) interfaces() []format.Interface { return f.known }
+
+func (f *laterFile) ReadBatch(b *format.Batch) error {
+	b.Reset()
+	if f.r == nil {
+		if f.done {
+			return io.EOF
+		}
+		if err := f.open(); err != nil {
+			return err
+		}
+	}
+	err := f.r.ReadBatch(b)
+	if n := f.r.Interfaces(); len(n) > len(f.known) {
+		f.known = n
+	}
+	if errors.Is(err, io.EOF) {
+		f.done = true
+		f.Close()
+	}
+	return err
+}
+
+func (f *laterFile) Close() error {
+	if f.r == nil {
+		return nil
+	}
+	r := f.r
+	f.r = nil
+	return r.Close()
 }
 
 // summary is what is in a capture.
@@ -91,6 +410,8 @@ type summary struct {
 	// quick says that only the index was read.
 	quick   bool
 	streams []format.Stream
+	// interfaces that the streams name.
+	interfaces []format.Interface
 }
 
 const maxListed = 1000
@@ -98,6 +419,17 @@ const maxListed = 1000
 // summarize says what is in a capture. With quick the index of a sealed recording
 // is believed; otherwise everything is read and checked.
 func (in *input) summarize(quick bool) (*summary, error) {
+	if in.parts != nil {
+		return in.summarizeParts(quick)
+	}
+	s, err := in.summarizeOne(quick)
+	if err == nil {
+		s.interfaces = in.interfaces()
+	}
+	return s, err
+}
+
+func (in *input) summarizeOne(quick bool) (*summary, error) {
 	if in.seg == nil {
 		return in.summarizeForeign()
 	}
@@ -141,6 +473,91 @@ func quickSummary(x *format.Index, f *format.Footer) *summary {
 	return &summary{tally: t, chunks: len(x.Chunks), sealed: true, quick: true, streams: x.Streams}
 }
 
+// summarizeParts looks at the files one after the other and adds up.
+func (in *input) summarizeParts(quick bool) (*summary, error) {
+	sum := &summary{tally: new(format.Tally), sealed: true, quick: true}
+	var table format.InterfaceTable
+	streams := make(map[format.Stream]int) // of what identifies one, to its place
+	for _, p := range in.parts {
+		if p.rec == nil {
+			if p.stream {
+				return nil, fmt.Errorf("%s can be read only once; save it to a file first", p.path)
+			}
+			if err := sum.addFile(p.path, table.Source(format.UUID{}), streams, quick); err != nil {
+				return nil, err
+			}
+			continue
+		}
+		for _, problem := range p.rec.Problems() {
+			sum.note(inFile(problem))
+		}
+		for _, s := range p.rec.Segments() {
+			if err := sum.addFile(s.Path, table.Source(s.Info.Recording), streams, quick); err != nil {
+				return nil, err
+			}
+		}
+	}
+	sum.interfaces = table.Interfaces()
+	return sum, nil
+}
+
+// addFile adds what is in one file of many.
+func (s *summary) addFile(path string, ifaces *format.InterfaceMap, streams map[format.Stream]int, quick bool) error {
+	in, err := openFile(path)
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	one, err := in.summarize(quick)
+	if err != nil {
+		return err
+	}
+	if err := ifaces.Learn(one.interfaces); err != nil {
+		return err
+	}
+	t, a := s.tally, one.tally
+	if a.Packets > 0 {
+		if t.Packets == 0 {
+			t.First, t.Last = a.First, a.Last
+		}
+		t.First, t.Last = min(t.First, a.First), max(t.Last, a.Last)
+	}
+	t.Packets += a.Packets
+	t.Datagrams += a.Datagrams
+	t.NotUDP += a.NotUDP
+	t.Truncated += a.Truncated
+	t.Bytes += a.Bytes
+	t.Dropped += a.Dropped
+	t.StreamsCut = t.StreamsCut || a.StreamsCut
+	s.chunks += one.chunks
+	s.damaged += one.damaged
+	s.lostBytes += one.lostBytes
+	s.damage = append(s.damage, one.damage[:min(len(one.damage), maxListed-len(s.damage))]...)
+	for _, p := range one.problems[:min(len(one.problems), max(maxListed-len(s.problems), 0))] {
+		s.problems = append(s.problems, filepath.Base(path)+": "+p)
+	}
+	s.sealed = s.sealed && one.sealed
+	s.quick = s.quick && one.quick
+	for _, st := range one.streams {
+		st.Interface, _ = ifaces.Index(st.Interface)
+		id := format.Stream{Src: st.Src, Dst: st.Dst, Interface: st.Interface}
+		at, known := streams[id]
+		switch {
+		case known:
+			have := &s.streams[at]
+			have.Datagrams += st.Datagrams
+			have.Bytes += st.Bytes
+			have.First, have.Last = min(have.First, st.First), max(have.Last, st.Last)
+		case len(s.streams) >= format.MaxStreams:
+			t.StreamsCut = true
+		default:
+			streams[id] = len(s.streams)
+			s.streams = append(s.streams, st)
+		}
+	}
+	return nil
+}
+
 func (in *input) summarizeForeign() (*summary, error) {
 	// A capture of another tool has no footer; one that ends where a record ends is
 	// as whole as it can say.
@@ -171,6 +588,9 @@ func describe(err error) string {
 	if !errors.As(err, &c) {
 		return err.Error()
 	}
+	if c.Length == 0 && c.Offset == 0 {
+		return c.Reason // of the whole file
+	}
 	if c.Length > 0 {
 		return fmt.Sprintf("byte %d: %s; %s cannot be used", c.Offset, c.Reason, plural(c.Length, "byte"))
 	}
@@ -179,9 +599,13 @@ func describe(err error) string {
 
 // each reads the whole capture. Damage goes to note, any other error ends it.
 func (in *input) each(f func(*format.Batch) error, note func(error)) error {
+	return each(in, f, note)
+}
+
+func each(r format.BatchReader, f func(*format.Batch) error, note func(error)) error {
 	var b format.Batch
 	for {
-		err := in.ReadBatch(&b)
+		err := r.ReadBatch(&b)
 		var c *format.CorruptError
 		switch {
 		case err == nil:

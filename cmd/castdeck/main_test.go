@@ -56,6 +56,7 @@ func TestScripts(t *testing.T) {
 			"cut":    scriptCut,
 			"flip":   scriptFlip,
 			"exit":   scriptExit,
+			"record": scriptRecord,
 		},
 		RequireUniqueNames: true,
 	})

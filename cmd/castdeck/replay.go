@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"math"
-	"os"
 	"strconv"
 	"strings"
 	"text/tabwriter"
@@ -42,7 +41,7 @@ func replayCmd() *cobra.Command {
 		interval: durationValue{Duration: time.Second, min: 10 * time.Millisecond, max: time.Hour},
 	}
 	cmd := &cobra.Command{
-		Use:   "replay PATH -i IFACE",
+		Use:   "replay PATH... -i IFACE",
 		Short: "Send a recording again, with its timing",
 		Long: `Send the datagrams of a capture of any kind again: at the recorded times, faster,
 slower, at a constant rate, or as fast as the interface takes them. Each keeps its
@@ -53,18 +52,23 @@ unless --ttl and --loopback say otherwise. Routing, time and discovery groups
 (224.0.0.0/24, 224.0.1.0/24 and the like), broadcast and unicast destinations are
 refused before the first datagram (exit code 4) unless --allow names them.
 
+` + pathsHelp + ` Segments of one
+recording are read as one, and several captures are merged by time. A replay reads
+its input twice, so it cannot come from stdin or a FIFO.
+
 The summary says how late datagrams left. Exit code 3 where some could not be
 sent, were not recorded whole, or could not be read.`,
 		Example: `  castdeck replay feed.pcapng.zst -i eth1 --dry-run
   castdeck replay feed.pcapng.zst -i eth1 --speed 2 --map 239.1.0.0/16=239.9.0.0/16
+  castdeck replay line-a.pcap line-b.pcap -i eth1
   castdeck replay morning.pcap -i lo --loopback --speed max --only 239.1.1.1:5000`,
-		Args: argsN(1, 1, "one capture file"),
+		Args: argsN(1, -1, "one or more captures"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			f.stdout, f.stderr = cmd.OutOrStdout(), cmd.ErrOrStderr()
 			f.terminal = isTerminal(f.stderr)
 			ctx, stop := orderlyEnd(cmd.Context())
 			defer stop()
-			return f.run(ctx, args[0])
+			return f.run(ctx, args)
 		},
 	}
 	fl := cmd.Flags()
@@ -183,12 +187,12 @@ func (f *replayFlags) options() (replayer.Options, error) {
 	return o, nil
 }
 
-func (f *replayFlags) run(ctx context.Context, path string) error {
+func (f *replayFlags) run(ctx context.Context, paths []string) error {
 	o, err := f.options()
 	if err != nil {
 		return err
 	}
-	streams, whole, err := f.streams(path)
+	streams, whole, err := f.streams(paths)
 	if err != nil {
 		return err
 	}
@@ -206,7 +210,7 @@ func (f *replayFlags) run(ctx context.Context, path string) error {
 		return err
 	}
 	defer r.Close()
-	in, err := openInput(path)
+	in, err := openInput(paths...)
 	if err != nil {
 		return err
 	}
@@ -220,8 +224,8 @@ func (f *replayFlags) run(ctx context.Context, path string) error {
 	if interrupted {
 		err = nil
 	}
-	sealed := in.seg == nil || in.seg.Sealed()
-	if serr := f.summary(path, rep, sealed, interrupted); err == nil {
+	sealed := in.sealed()
+	if serr := f.summary(in.path, rep, sealed, interrupted); err == nil {
 		err = serr
 	}
 	if err != nil {
@@ -235,13 +239,13 @@ func (f *replayFlags) run(ctx context.Context, path string) error {
 
 // streams is what the capture holds. whole is false, and what is wrong is said, where
 // it is damaged or was cut off.
-func (f *replayFlags) streams(path string) (streams []replayer.Stream, whole bool, err error) {
+func (f *replayFlags) streams(paths []string) (streams []replayer.Stream, whole bool, err error) {
 	// The destinations are checked before the first datagram leaves, so the capture is
 	// read twice.
-	if st, err := os.Stat(path); err == nil && !st.IsDir() && !st.Mode().IsRegular() {
+	if path, once := readOnce(paths); once {
 		return nil, false, fmt.Errorf("%s is not a regular file; a replay reads its input twice, so save it to a file first", path)
 	}
-	in, err := openInput(path)
+	in, err := openInput(paths...)
 	if err != nil {
 		return nil, false, err
 	}
@@ -256,7 +260,7 @@ func (f *replayFlags) streams(path string) (streams []replayer.Stream, whole boo
 	if f.dryRun {
 		const most = 20
 		for _, p := range s.problems[:min(len(s.problems), most)] {
-			fmt.Fprintf(f.stderr, "castdeck: %s: %s\n", oneLine(path), oneLine(p))
+			fmt.Fprintf(f.stderr, "castdeck: %s: %s\n", oneLine(in.path), oneLine(p))
 		}
 	}
 	return streams, s.sealed && s.damaged == 0, nil
