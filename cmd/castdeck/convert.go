@@ -6,8 +6,8 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"math"
 	"os"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -21,7 +21,11 @@ import (
 )
 
 type converter struct {
-	in, out  string
+	in       []string
+	out      string
+	name     string        // of all that is read, for messages
+	sources  []os.FileInfo // the files that are read
+	span     timeSpan
 	to       string
 	compress string
 	only     []string
@@ -47,12 +51,15 @@ type converter struct {
 func convertCmd() *cobra.Command {
 	c := &converter{}
 	cmd := &cobra.Command{
-		Use:   "convert IN OUT",
-		Short: "Change container or compression; cut, filter, split, shift; any capture in",
-		Long: `Write a capture of any kind as another: OUT's name says which, *.pcapng.zst,
+		Use:   "convert IN... OUT",
+		Short: "Change the format; cut, filter, merge, split, shift; any captures in",
+		Long: `Write captures of any kind as another: OUT's name says which, *.pcapng.zst,
 *.pcapng.gz, *.pcapng or *.pcap, or for lines of text *.ndjson (or *.jsonl; the
 keys of dump --json) or *.csv, each also with .zst or .gz behind it. OUT "-" is
-stdout, with --to naming the format.
+stdout, with --to naming the format. Several INs become one, in the order of
+their times.
+
+` + strings.Replace(pathsHelp, "PATH is", "IN is", 1) + `
 
 --start, --end, --only, --not and --payload choose datagrams; --skip and --count
 then count those that were chosen. Packets that are not UDP are kept unless
@@ -73,15 +80,18 @@ Nothing that is there is overwritten without --force. Interrupted, it seals what
 was converted until then. Exit code 3 where IN is damaged: what can be read is
 converted.`,
 		Example: `  castdeck convert morning.pcap morning.pcapng.zst
+  castdeck convert recordings/ more.pcap.gz all.pcapng.zst
+  castdeck convert --start +10m --end +20m feed.pcapng.zst part.pcapng.zst
   castdeck convert --only 239.1.1.1:5000 feed.pcapng.zst one-group.pcap
   castdeck convert --payload 4:2a/3f --count 1000 feed.pcapng.zst some.csv
   castdeck convert --split-by group feed.pcapng.zst groups/feed.pcapng.zst
   castdeck convert --split-by time=1h --strip 64 feed.pcapng.zst hours.pcapng.zst
   castdeck convert --shift to=2026-05-04T09:30:00Z old.pcap new.pcap
-  castdeck convert --to ndjson feed.pcapng.zst - | jq .length`,
-		Args: argsN(2, 2, "an input and an output file"),
+  castdeck convert --to ndjson feed.pcapng.zst - | jq .length
+  tcpdump -i eth0 -w - udp | castdeck convert - udp.pcapng.zst`,
+		Args: argsN(2, -1, "an input and an output file"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			c.in, c.out = args[0], args[1]
+			c.in, c.out = args[:len(args)-1], args[len(args)-1]
 			c.stdout, c.stderr = cmd.OutOrStdout(), cmd.ErrOrStderr()
 			c.terminal = isTerminal(c.stderr)
 			ctx, stop := orderlyEnd(cmd.Context())
@@ -90,6 +100,7 @@ converted.`,
 		},
 	}
 	f := cmd.Flags()
+	c.span.addFlags(cmd)
 	f.StringVar(&c.to, "to", "", "format to write: `pcapng.zst|pcapng.gz|pcapng|pcap|ndjson|csv`; default by OUT's name")
 	f.StringVar(&c.compress, "compress", "", "`zstd|gzip|none`; default by OUT's name")
 	f.StringArrayVar(&c.only, "only", nil, "keep only datagrams of this `GROUP`, such as 239.1.1.1:5000, :5000 or 10.0.0.1@ (repeatable)")
@@ -181,7 +192,10 @@ func (c *converter) prepare() (k outputKind, err error) {
 	if k, err = c.convertKind(); err != nil {
 		return k, err
 	}
-	c.sel = selection{start: math.MinInt64, end: math.MaxInt64, skip: uint64(c.skip), count: uint64(c.count)}
+	if err := c.span.check(); err != nil {
+		return k, err
+	}
+	c.sel = selection{skip: uint64(c.skip), count: uint64(c.count), cuts: c.skip > 0 || c.count > 0}
 	if c.sel.only, err = mcast.NewMatcher(c.only...); err != nil {
 		return k, usagef("--only: %v", err)
 	}
@@ -216,21 +230,26 @@ func (c *converter) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	in, err := openInput(c.in)
+	in, err := openInput(c.in...)
 	if err != nil {
 		return err
 	}
-	if c.out != stdio && c.split.mode == oneFile {
+	c.name = in.path
+	if err = c.findSources(); err == nil && c.out != stdio && c.split.mode == oneFile {
 		err = c.vacant(c.out)
+	}
+	var src format.BatchReader
+	if err == nil {
+		src, err = c.span.cut(in)
 	}
 	if err != nil {
 		in.Close()
 		return err
 	}
 
-	ahead := readAhead(in)
-	defer ahead.stop()
 	out := &splitter{how: c.split, kind: kind, keep: c.frames == "keep", path: c.out, create: c.create, o: c.options(in)}
+	ahead := readAhead(in, src)
+	defer ahead.stop()
 	stopReport := c.report()
 	damaged, err := c.copy(ctx, ahead, out)
 	if err == nil {
@@ -243,9 +262,15 @@ func (c *converter) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if in.seg != nil && !in.seg.Sealed() && !c.enough() {
-		c.say("%s: not sealed: still being written, or cut off", c.in)
-		damaged = true
+	if !c.enough() {
+		ahead.wait()
+		for i, path := range in.unsealed() {
+			const most = 20
+			if i < most {
+				c.say("%s: not sealed: still being written, or cut off", path)
+			}
+			damaged = true
+		}
 	}
 	c.summary(out)
 	if damaged {
@@ -259,7 +284,7 @@ func (c *converter) enough() bool { return c.sel.count > 0 && c.sel.kept == c.se
 
 func (c *converter) summary(out *splitter) {
 	if c.sel.notUDP > 0 {
-		c.say("%s: %s not UDP left out", c.in, plural(c.sel.notUDP, "packet"))
+		c.say("%s: %s not UDP left out", c.name, plural(c.sel.notUDP, "packet"))
 	}
 	t := out.written()
 	switch {
@@ -272,14 +297,13 @@ func (c *converter) summary(out *splitter) {
 	}
 }
 
-// options are what a recording says of itself: that it is the one it was, where IN is
-// one.
+// options are what a recording says of itself: what IN says, where that is one
+// recording.
 func (c *converter) options(in *input) segment.Options {
 	o := segment.Options{Overwrite: c.force, Info: format.SegmentInfo{Clock: "as in the capture that was converted"}}
-	if in.seg != nil {
-		i := *in.seg.Info()
-		i.Recording, i.Number = format.UUID{}, 0
-		o.Info = i
+	if i := in.info(); i != nil {
+		o.Info = *i
+		o.Info.Recording, o.Info.Number = format.UUID{}, 0
 	}
 	if c.frames == "make" {
 		o.Info.Made = true
@@ -287,9 +311,26 @@ func (c *converter) options(in *input) segment.Options {
 	return o
 }
 
+// findSources notes the files that are read: none of them is written to, whatever the
+// flags and the name of the output.
+func (c *converter) findSources() error {
+	for _, arg := range c.in {
+		files, _, err := findFiles(arg)
+		if err != nil {
+			return err
+		}
+		for _, path := range files {
+			if st, err := os.Stat(path); err == nil {
+				c.sources = append(c.sources, st)
+			}
+		}
+	}
+	return nil
+}
+
 // vacant says whether a file can be made at path: nothing is there that must stay.
 func (c *converter) vacant(path string) error {
-	if sameFile(c.in, path) {
+	if st, err := os.Stat(path); err == nil && slices.ContainsFunc(c.sources, func(s os.FileInfo) bool { return os.SameFile(s, st) }) {
 		return usagef("%s: input and output are the same file", path)
 	}
 	if err := notAFile(path); err != nil {
@@ -325,12 +366,12 @@ func (c *converter) copy(ctx context.Context, ahead *aheadReader, out *splitter)
 		case errors.Is(item.err, io.EOF):
 			out.describe(c.known(list, ether))
 			if n := ether.Skipped(); n > 0 {
-				c.say("%s: %s neither IP nor Ethernet left out", c.in, plural(n, "packet"))
+				c.say("%s: %s neither IP nor Ethernet left out", c.name, plural(n, "packet"))
 			}
 			return damaged, nil
 		case isDamage(item.err):
 			damaged = true
-			c.say("%s: %s", c.in, describe(item.err))
+			c.say("%s: %s", c.name, describe(item.err))
 			continue
 		case item.err != nil:
 			return damaged, item.err
@@ -426,15 +467,6 @@ func isDamage(err error) bool {
 	return errors.As(err, &c) || errors.Is(err, format.ErrVersion)
 }
 
-func sameFile(a, b string) bool {
-	x, err := os.Stat(a)
-	if err != nil {
-		return false
-	}
-	y, err := os.Stat(b)
-	return err == nil && os.SameFile(x, y)
-}
-
 // aheadReader reads an input in a goroutine of its own, which closes it at the end:
 // so that decoding goes on while the batch before is written, and an interruption
 // need not wait for a pipe that says nothing.
@@ -442,6 +474,7 @@ type aheadReader struct {
 	items chan aheadItem
 	free  chan *format.Batch
 	quit  chan struct{}
+	done  chan struct{} // closed when the input is
 }
 
 // aheadItem is a batch with the interfaces known by then, or an error.
@@ -455,18 +488,21 @@ type aheadItem struct {
 // that is written.
 const aheadBatches = 3
 
-func readAhead(in *input) *aheadReader {
+// readAhead reads src, which is in or a part of it.
+func readAhead(in *input, src format.BatchReader) *aheadReader {
 	a := &aheadReader{
-		items: make(chan aheadItem, aheadBatches), free: make(chan *format.Batch, aheadBatches), quit: make(chan struct{}),
+		items: make(chan aheadItem, aheadBatches), free: make(chan *format.Batch, aheadBatches),
+		quit: make(chan struct{}), done: make(chan struct{}),
 	}
 	for range aheadBatches {
 		a.free <- new(format.Batch)
 	}
-	go a.run(in)
+	go a.run(in, src)
 	return a
 }
 
-func (a *aheadReader) run(in *input) {
+func (a *aheadReader) run(in *input, src format.BatchReader) {
+	defer close(a.done)
 	defer in.Close()
 	for {
 		var b *format.Batch
@@ -475,7 +511,7 @@ func (a *aheadReader) run(in *input) {
 		case <-a.quit:
 			return
 		}
-		err := in.ReadBatch(b)
+		err := src.ReadBatch(b)
 		if err != nil {
 			a.free <- b // there is room: it came from there
 			b = nil
@@ -510,6 +546,9 @@ func (a *aheadReader) recycle(b *format.Batch) { a.free <- b }
 
 // idle says that nothing is there to be read at once.
 func (a *aheadReader) idle() bool { return len(a.items) == 0 }
+
+// wait waits until the input is closed, after its last item.
+func (a *aheadReader) wait() { <-a.done }
 
 // stop ends the reading; a read that waits for a pipe ends with the program.
 func (a *aheadReader) stop() { close(a.quit) }

@@ -309,6 +309,12 @@ func TestConvertSplitLimit(t *testing.T) {
 	if code != exitFailed || !strings.Contains(talk, "more than 512 files at the same time; choose some by --only, or split by time, count or size") {
 		t.Errorf("exit code %d: %s", code, talk)
 	}
+	if got, err := filepath.Glob(filepath.Join(dir, "out-*.csv")); err != nil || len(got) != maxOpen {
+		t.Errorf("%d files, want %d (%v)", len(got), maxOpen, err)
+	}
+	if got, err := os.ReadFile(filepath.Join(dir, fmt.Sprintf("out-239.1.1.1_%d.csv", 1000+maxOpen-1))); err != nil || strings.Count(string(got), "\n") != 2 {
+		t.Errorf("the last file that was opened holds %q (%v)", got, err)
+	}
 	if code, talk := convert(t, "--split-by", "group", "--not", ":1000", path, filepath.Join(dir, "out.pcapng.zst")); code != exitOK {
 		t.Errorf("exit code %d: %s", code, talk)
 	}
@@ -400,8 +406,7 @@ type discard struct{ streamFile }
 func (*discard) WriteAt(p []byte, _ int64) (int, error) { return len(p), nil }
 
 func textBatch() (*textWriter, *format.Batch) {
-	t := &textWriter{kind: ndjson, flush: textFlush, f: &appender{f: &discard{}}, names: &fieldNames{kind: ndjson}}
-	t.describe([]format.Interface{{Name: "eth0"}})
+	t := &textWriter{kind: ndjson, flush: textFlush, f: &appender{f: &discard{}}, names: &fieldNames{kind: ndjson, list: []format.Interface{{Name: "eth0"}}}}
 	b := &format.Batch{}
 	for range 512 {
 		b.Datagrams = append(b.Datagrams, format.Datagram{Time: 1e18, Src: someSrc, Dst: someDst, Length: 200, Payload: make([]byte, 200)})

@@ -3,7 +3,6 @@ package main
 import (
 	"encoding/hex"
 	"fmt"
-	"math"
 	"strconv"
 	"strings"
 	"time"
@@ -82,13 +81,15 @@ func (p *payloadFilter) match(payload []byte) bool {
 	return true
 }
 
-// selection is which datagrams are converted. Time cuts first, then the filters
-// select, then the numbers count what is left.
+// selection is which datagrams are converted. The filters select, then the numbers
+// count what is left.
 type selection struct {
-	start, end  int64 // ns since the Unix epoch; end is the first time left out
 	only, not   *mcast.Matcher
 	payload     []payloadFilter
 	skip, count uint64 // datagrams; count 0 is no limit
+	// cuts says that datagrams are left out by their place, so that running totals of
+	// losses, which go back to the beginning, do not hold for the rest.
+	cuts bool
 	// udpOnly leaves out packets that are not UDP.
 	udpOnly bool
 
@@ -97,21 +98,12 @@ type selection struct {
 	dropped []uint64 // by interface: drop counts of datagrams that the filters took
 }
 
-// cuts says that datagrams are left out by their place, so that running totals of
-// losses, which go back to the beginning, do not hold for the rest.
-func (s *selection) cuts() bool {
-	return s.start != math.MinInt64 || s.end != math.MaxInt64 || s.skip > 0 || s.count > 0
-}
-
 // apply removes what is not selected from b. It reports true once nothing that
 // follows can be selected.
 func (s *selection) apply(b *format.Batch) (done bool) {
 	n := 0
 	for i := range b.Datagrams {
 		d := &b.Datagrams[i]
-		if d.Time < s.start || d.Time >= s.end {
-			continue
-		}
 		if !s.passes(d) {
 			s.carry(d)
 			continue
@@ -140,7 +132,7 @@ func (s *selection) apply(b *format.Batch) (done bool) {
 		}
 	}
 	b.Datagrams = b.Datagrams[:n]
-	if s.cuts() {
+	if s.cuts {
 		b.Stats = b.Stats[:0]
 	}
 	return done
@@ -188,9 +180,15 @@ type shiftValue struct {
 func (v *shiftValue) Set(s string) error {
 	*v = shiftValue{text: s}
 	if at, ok := strings.CutPrefix(s, "to="); ok {
-		t, err := parseMoment(at)
-		v.to, v.isTo = t, true
-		return err
+		t, err := parseTime(at)
+		switch {
+		case err != nil:
+			return err
+		case t.relative || t.ns < 0:
+			return fmt.Errorf("to=%s: write a time from 1970 on, such as to=2026-05-04T09:30:00Z", at)
+		}
+		v.to, v.isTo = t.ns, true
+		return nil
 	}
 	d, err := time.ParseDuration(s)
 	if err != nil {
@@ -202,29 +200,6 @@ func (v *shiftValue) Set(s string) error {
 
 func (v *shiftValue) String() string { return v.text }
 func (*shiftValue) Type() string     { return "SHIFT" }
-
-// parseMoment reads a time: RFC 3339, or seconds since the Unix epoch with up to
-// nine decimals.
-func parseMoment(s string) (int64, error) {
-	if t, err := time.Parse(time.RFC3339Nano, s); err == nil {
-		if y := t.UTC().Year(); y >= 1970 && y < 2262 {
-			return t.UnixNano(), nil
-		}
-		return 0, fmt.Errorf("%q is outside 1970 to 2261", s)
-	}
-	whole, part, _ := strings.Cut(s, ".")
-	sec, err := strconv.ParseUint(whole, 10, 63)
-	if err == nil && sec < math.MaxInt64/1_000_000_000 && len(part) <= 9 {
-		ns := uint64(0)
-		if part != "" {
-			ns, err = strconv.ParseUint((part + "000000000")[:9], 10, 32)
-		}
-		if err == nil {
-			return int64(sec*1e9 + ns), nil
-		}
-	}
-	return 0, fmt.Errorf("%q is no time; write RFC 3339 such as 2026-05-04T09:30:00Z, or seconds since 1970", s)
-}
 
 // stripValue is the flag --strip: payload bytes to keep, a plain number or a size.
 type stripValue struct {

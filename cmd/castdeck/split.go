@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/netip"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -151,6 +152,11 @@ type splitter struct {
 	end        int64      // byTime: of its span, ns; byCount: datagrams still to come
 	made       int
 	done       splitTotals
+	names      fieldNames // of text files
+
+	which   []*splitFile // the file of each datagram of the batch at hand
+	touched []*splitFile // these, each once
+	sorted  []format.Datagram
 }
 
 // splitTotals are of the files that are closed.
@@ -163,14 +169,15 @@ type splitTotals struct {
 type splitFile struct {
 	*output
 	key   streamKey
-	batch format.Batch // what is for it of the batch at hand
+	count int // how many of the batch at hand are for it
+	at    int // where the next one of them goes
 	own   bool
 	index map[uint16]uint16
 	list  []format.Interface
 }
 
 // describe says which interfaces the next batch may name.
-func (s *splitter) describe(list []format.Interface) { s.interfaces = list }
+func (s *splitter) describe(list []format.Interface) { s.interfaces, s.names.list = list, list }
 
 // WriteBatch writes b. It changes the interfaces in b's datagrams.
 func (s *splitter) WriteBatch(b *format.Batch) error {
@@ -188,7 +195,11 @@ func (s *splitter) WriteBatch(b *format.Batch) error {
 	return s.last.write(s, b)
 }
 
+// writeByKey sorts the datagrams by their files, each file's in their order, in memory
+// that all files share.
 func (s *splitter) writeByKey(b *format.Batch) error {
+	var failed error
+	s.which, s.touched = s.which[:0], s.touched[:0]
 	for i := range b.Datagrams {
 		d := &b.Datagrams[i]
 		k := streamKey{dst: d.Dst}
@@ -199,21 +210,35 @@ func (s *splitter) writeByKey(b *format.Batch) error {
 			k = streamKey{}
 		}
 		if s.last == nil || s.last.key != k {
-			if err := s.find(k, d); err != nil {
-				return err
+			if failed = s.find(k, d); failed != nil {
+				break // what came before is still written
 			}
 		}
-		s.last.batch.Datagrams = append(s.last.batch.Datagrams, *d)
+		f := s.last
+		if f.count == 0 {
+			s.touched = append(s.touched, f)
+		}
+		f.count++
+		s.which = append(s.which, f)
 	}
-	for _, f := range s.files {
-		if len(f.batch.Datagrams) > 0 {
-			if err := f.write(s, &f.batch); err != nil {
-				return err
-			}
-			f.batch.Reset()
+	s.sorted = slices.Grow(s.sorted[:0], len(s.which))[:len(s.which)]
+	at := 0
+	for _, f := range s.touched {
+		f.at = at
+		at += f.count
+	}
+	for i, f := range s.which {
+		s.sorted[f.at] = b.Datagrams[i]
+		f.at++
+	}
+	for _, f := range s.touched {
+		run := format.Batch{Datagrams: s.sorted[f.at-f.count : f.at]}
+		f.count = 0
+		if err := f.write(s, &run); err != nil {
+			return err
 		}
 	}
-	return nil
+	return failed
 }
 
 // find makes the file of k the last one.
@@ -340,6 +365,9 @@ func (s *splitter) open(path string, b *format.Batch) error {
 	if f.output, err = s.create(path, k, o); err != nil {
 		return err
 	}
+	if f.text != nil {
+		s.names.kind, f.text.names = k.text, &s.names
+	}
 	s.made++
 	s.files, s.last = append(s.files, f), f
 	return nil
@@ -361,11 +389,10 @@ func (f *splitFile) place(s *splitter, d *format.Datagram, path string) error {
 }
 
 func (f *splitFile) write(s *splitter, b *format.Batch) error {
-	list := s.interfaces
 	if f.text != nil {
-		f.text.describe(list)
 		return f.text.WriteBatch(b)
 	}
+	list := s.interfaces
 	if f.own {
 		last, to := -1, uint16(0)
 		for i := range b.Datagrams {

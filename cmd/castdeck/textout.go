@@ -38,7 +38,7 @@ type textWriter struct {
 	enc   *format.Encoder // nil where nothing is compressed
 	buf   []byte          // lines that are not written yet
 	frame []byte
-	names *fieldNames
+	names *fieldNames  // of the interfaces that batches name; whoever writes sets the list
 	tally format.Tally // Datagrams, Bytes and NotUDP only
 	err   error
 }
@@ -64,9 +64,6 @@ func createText(path string, k outputKind, o segment.Options) (*textWriter, erro
 	}
 	return t, nil
 }
-
-// describe says what the interfaces of the next batch are called.
-func (t *textWriter) describe(list []format.Interface) { t.names.list = list }
 
 func (t *textWriter) WriteBatch(b *format.Batch) error {
 	for i := range b.Datagrams {
