@@ -145,7 +145,7 @@ func infoOf(w io.Writer, in *input, asJSON bool) error {
 	} else {
 		err = printInfo(w, in, s)
 	}
-	if err == nil && (s.damaged > 0 || !s.sealed) {
+	if err == nil && (len(s.problems) > 0 || !s.sealed) {
 		return lossy
 	}
 	return err

@@ -84,10 +84,18 @@ func openFile(path string) (*input, error) {
 			return nil, err
 		}
 	}
-	if in.file, err = pcapfile.Open(path); err != nil {
-		return nil, err
+	if in.file, err = pcapfile.Open(path); err == nil {
+		return in, nil
 	}
-	return in, nil
+	if st.Mode().IsRegular() {
+		// Nothing that can be recognised at its start: perhaps a recording that is
+		// damaged there.
+		if r, serr := segment.Salvage(path, segmentOptions()); serr == nil {
+			in.file, in.seg = nil, r
+			return in, nil
+		}
+	}
+	return nil, err
 }
 
 func segmentOptions() segment.ReadOptions {
@@ -273,7 +281,7 @@ func (in *input) start() (int64, bool) {
 // seek leaves out, as far as that saves reading, what lies before start and from end
 // on (ns since the Unix epoch). It is called before the first ReadBatch.
 func (in *input) seek(start, end int64) error {
-	if in.seg != nil && in.seg.Sealed() && in.seg.IndexError() == nil && in.rec == nil {
+	if in.seg != nil && in.seg.Sealed() && in.seg.IndexError() == nil && !in.seg.Salvaged() && in.rec == nil {
 		rec, err := segment.OpenRecording([]string{in.path}, segmentOptions())
 		if err != nil {
 			return err
@@ -403,6 +411,9 @@ type summary struct {
 	damage    []error
 	damaged   int
 	lostBytes int64
+	// damagedChunks are those of recordings that are lost, as far as their numbers
+	// tell; for other captures the damaged places.
+	damagedChunks int
 	// problems are lines for people: damage, and statements of the file about
 	// itself that are not true.
 	problems []string
@@ -433,7 +444,7 @@ func (in *input) summarizeOne(quick bool) (*summary, error) {
 	if in.seg == nil {
 		return in.summarizeForeign()
 	}
-	if x, f := in.seg, in.seg.Footer(); quick && f != nil && x.IndexError() == nil {
+	if x, f := in.seg, in.seg.Footer(); quick && f != nil && x.IndexError() == nil && !x.Salvaged() {
 		index, err := x.Index()
 		if err != nil {
 			return nil, err
@@ -446,7 +457,8 @@ func (in *input) summarizeOne(quick bool) (*summary, error) {
 	}
 	out := &summary{
 		tally: &s.Tally, chunks: len(s.Index.Chunks), damaged: s.DamagedPlaces, lostBytes: s.LostBytes,
-		problems: problems, sealed: in.seg.Sealed(), streams: s.Index.Streams,
+		damagedChunks: s.DamagedChunks,
+		problems:      problems, sealed: in.seg.Sealed(), streams: s.Index.Streams,
 	}
 	for _, d := range s.Damage {
 		out.damage = append(out.damage, d)
@@ -531,6 +543,7 @@ func (s *summary) addFile(path string, ifaces *format.InterfaceMap, streams map[
 	t.StreamsCut = t.StreamsCut || a.StreamsCut
 	s.chunks += one.chunks
 	s.damaged += one.damaged
+	s.damagedChunks += one.damagedChunks
 	s.lostBytes += one.lostBytes
 	s.damage = append(s.damage, one.damage[:min(len(one.damage), maxListed-len(s.damage))]...)
 	for _, p := range one.problems[:min(len(one.problems), max(maxListed-len(s.problems), 0))] {
@@ -572,6 +585,7 @@ func (in *input) summarizeForeign() (*summary, error) {
 
 func (s *summary) note(err error) {
 	s.damaged++
+	s.damagedChunks++
 	var c *format.CorruptError
 	if errors.As(err, &c) {
 		s.lostBytes += c.Length

@@ -50,13 +50,14 @@ func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata",
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
-			"feed":   scriptFeed,
-			"joined": scriptJoined,
-			"grown":  scriptGrown,
-			"cut":    scriptCut,
-			"flip":   scriptFlip,
-			"exit":   scriptExit,
-			"record": scriptRecord,
+			"feed":     scriptFeed,
+			"joined":   scriptJoined,
+			"grown":    scriptGrown,
+			"cut":      scriptCut,
+			"flip":     scriptFlip,
+			"fliphead": scriptFlipHead,
+			"exit":     scriptExit,
+			"record":   scriptRecord,
 		},
 		RequireUniqueNames: true,
 	})
@@ -138,6 +139,13 @@ func scriptCut(ts *testscript.TestScript, _ bool, args []string) {
 func scriptFlip(ts *testscript.TestScript, _ bool, args []string) {
 	b := []byte(ts.ReadFile(args[0]))
 	b[len(b)/2] ^= 0xFF
+	ts.Check(os.WriteFile(ts.MkAbs(args[0]), b, 0o644))
+}
+
+// scriptFlipHead changes the 61st byte of a file, in its first frame.
+func scriptFlipHead(ts *testscript.TestScript, _ bool, args []string) {
+	b := []byte(ts.ReadFile(args[0]))
+	b[60] ^= 0xFF
 	ts.Check(os.WriteFile(ts.MkAbs(args[0]), b, 0o644))
 }
 

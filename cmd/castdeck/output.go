@@ -18,10 +18,13 @@ import (
 // of the three is set.
 type output struct {
 	path string
-	made fs.FileInfo // what path named when it was created; nil for a stream
-	seg  *segment.Writer
-	pcap *pcapWriter
-	text *textWriter
+	// made is what path named when it was created, nil where it was gone at once;
+	// stream says that there is no path.
+	made   fs.FileInfo
+	stream bool
+	seg    *segment.Writer
+	pcap   *pcapWriter
+	text   *textWriter
 }
 
 // outputKind is what a file name and --compress ask for.
@@ -69,14 +72,10 @@ func createOutput(path string, k outputKind, o segment.Options) (*output, error)
 		return nil, err
 	}
 	out, err := openOutput(path, k, o)
-	if err == nil {
-		if out.made, err = os.Stat(path); err != nil {
-			out.Close()
-		}
-	}
 	if err != nil {
 		return nil, explainCreate(path, err)
 	}
+	out.made, _ = os.Stat(path)
 	return out, nil
 }
 
@@ -95,7 +94,11 @@ func notAFile(path string) error {
 // stdout.
 func streamOutput(w io.Writer, k outputKind, o segment.Options) (*output, error) {
 	o.FS = streamFS{w}
-	return openOutput("stdout", k, o)
+	out, err := openOutput("stdout", k, o)
+	if err == nil {
+		out.stream = true
+	}
+	return out, err
 }
 
 func openOutput(path string, k outputKind, o segment.Options) (out *output, err error) {
@@ -153,10 +156,10 @@ func (o *output) Flush() error { return o.writer().Flush() }
 
 // Close finishes the file: a segment is sealed.
 func (o *output) Close() error {
-	if err := o.writer().Close(); err != nil || o.made == nil {
+	if err := o.writer().Close(); err != nil || o.stream {
 		return err
 	}
-	if st, err := os.Stat(o.path); err != nil || !os.SameFile(st, o.made) {
+	if st, err := os.Stat(o.path); err != nil || o.made == nil || !os.SameFile(st, o.made) {
 		return fmt.Errorf("%s was removed, renamed or replaced while it was written: what was recorded is not there", o.path)
 	}
 	return nil

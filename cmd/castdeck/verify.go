@@ -53,7 +53,7 @@ func verify(w io.Writer, path string, asJSON bool) error {
 	}
 	j := verifyJSON{
 		Path: path, OK: len(s.problems) == 0, Sealed: s.sealed, Datagrams: s.tally.Datagrams, Chunks: s.chunks,
-		DamagedChunks: s.damaged, LostBytes: s.lostBytes, Problems: append([]string{}, s.problems...),
+		DamagedChunks: s.damagedChunks, LostBytes: s.lostBytes, Problems: append([]string{}, s.problems...),
 	}
 	if asJSON {
 		err = json.NewEncoder(w).Encode(j)

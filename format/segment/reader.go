@@ -242,6 +242,9 @@ func (r *Reader) Interfaces() []format.Interface { return r.interfaces }
 // written or was cut off.
 func (r *Reader) Sealed() bool { return r.footer != nil }
 
+// Salvaged says that the first frame is damaged (see Salvage).
+func (r *Reader) Salvaged() bool { return r.salvaged }
+
 // Footer of a sealed file, else nil.
 func (r *Reader) Footer() *format.Footer { return r.footer }
 

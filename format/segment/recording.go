@@ -24,6 +24,8 @@ type Segment struct {
 	Size int64
 	// Sealed says whether the file ends in a footer.
 	Sealed bool
+	// Salvaged says that the first frame is damaged; see Salvage.
+	Salvaged bool
 	// Indexed says that an index was found and fits: First and Last are then those of
 	// the whole segment. Without one First is the earliest time of the first chunk
 	// and Last is the end of time, because nobody knows.
@@ -40,6 +42,17 @@ type Segment struct {
 // chunk. The errors are those of Open.
 func Inspect(path string, o ReadOptions) (*Segment, error) { return inspect(path, o, openFile) }
 
+// InspectSalvaged looks at a segment file whose first frame is damaged, as Salvage
+// opens it.
+func InspectSalvaged(path string, o ReadOptions) (*Segment, error) {
+	r, err := Salvage(path, o)
+	if err != nil {
+		return nil, err
+	}
+	defer r.Close()
+	return describe(r), nil
+}
+
 // file is what reading needs of a file; a test counts what is read.
 type file interface {
 	io.ReaderAt
@@ -55,7 +68,7 @@ func openFile(path string) (file, error) {
 	return f, nil
 }
 
-func openWith(path string, o ReadOptions, open func(string) (file, error)) (*Reader, error) {
+func openWith(path string, salvaged bool, o ReadOptions, open func(string) (file, error)) (*Reader, error) {
 	f, err := open(path)
 	if err != nil {
 		return nil, err
@@ -65,7 +78,11 @@ func openWith(path string, o ReadOptions, open func(string) (file, error)) (*Rea
 		err = fmt.Errorf("%s is not a regular file", path)
 	}
 	var r *Reader
-	if err == nil {
+	switch {
+	case err != nil:
+	case salvaged:
+		r, err = NewSalvage(f, st.Size(), path, o)
+	default:
 		r, err = NewReader(f, st.Size(), path, o)
 	}
 	if err != nil {
@@ -77,13 +94,18 @@ func openWith(path string, o ReadOptions, open func(string) (file, error)) (*Rea
 }
 
 func inspect(path string, o ReadOptions, open func(string) (file, error)) (*Segment, error) {
-	r, err := openWith(path, o, open)
+	r, err := openWith(path, false, o, open)
 	if err != nil {
 		return nil, err
 	}
 	defer r.Close()
+	return describe(r), nil
+}
+
+func describe(r *Reader) *Segment {
 	s := &Segment{
-		Path: path, Info: r.Info(), Compression: r.Compression(), Size: r.Size(), Sealed: r.Sealed(), Interfaces: r.Interfaces(),
+		Path: r.Path(), Info: r.Info(), Compression: r.Compression(), Size: r.Size(),
+		Sealed: r.Sealed(), Salvaged: r.salvaged, Interfaces: r.Interfaces(),
 	}
 	if x := r.index; x != nil {
 		s.Indexed = true
@@ -98,10 +120,11 @@ func inspect(path string, o ReadOptions, open func(string) (file, error)) (*Segm
 				s.First, s.Last = min(s.First, c.First), max(s.Last, c.Last)
 			}
 		}
-		return s, nil
+		return s
 	}
-	// Damage before the first chunk leaves First unknown: the segment is then read
+	// More damage before the first chunk leaves First unknown: the segment is then read
 	// from the beginning of time on, and tells the damage itself.
+	r.lost = nil
 	var b format.Batch
 	if err := r.ReadBatch(&b); err == nil && len(b.Datagrams) > 0 {
 		s.First = b.Datagrams[0].Time
@@ -110,7 +133,7 @@ func inspect(path string, o ReadOptions, open func(string) (file, error)) (*Segm
 		}
 	}
 	s.Last = math.MaxInt64
-	return s, nil
+	return s
 }
 
 // Recording reads all segments of one recording as one capture. It implements
@@ -355,7 +378,7 @@ func (p *part) ReadBatch(b *format.Batch) error {
 }
 
 func (p *part) begin() error {
-	r, err := openWith(p.Path, p.of.o, p.of.open)
+	r, err := openWith(p.Path, p.Salvaged, p.of.o, p.of.open)
 	if err != nil {
 		return err
 	}
