@@ -12,6 +12,7 @@ import (
 	"io/fs"
 	"net/netip"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -182,7 +183,7 @@ func writeCapture(t *testing.T, path string, interfaces []format.Interface, data
 }
 
 // framed gives d a frame of the link type.
-func framed(t *testing.T, d format.Datagram, link uint16) format.Datagram {
+func framed(t testing.TB, d format.Datagram, link uint16) format.Datagram {
 	t.Helper()
 	if link == format.LinkTypeEthernet {
 		frame, wire := format.AppendMadeFrame(nil, &d)
@@ -249,6 +250,99 @@ func TestConvertMixedLinkTypes(t *testing.T) {
 	if got, _ := readPackets(t, out); len(got) != 2 {
 		t.Errorf("%+v", got)
 	}
+}
+
+// TestConvertSnapLengths: libpcap refuses a file whose interfaces have different snap
+// lengths, and packets longer than those.
+func TestConvertSnapLengths(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "in.pcapng")
+	d := format.Datagram{Time: 1e18, Src: someSrc, Dst: someDst, Length: 100, Payload: make([]byte, 100), TTL: 3}
+	other := d
+	other.Interface = 1
+	writeCapture(t, path, []format.Interface{{Name: "a", LinkType: 1, SnapLen: 96}, {Name: "b", LinkType: 1, SnapLen: 65535}}, framed(t, d, 1), framed(t, other, 1))
+	for _, args := range [][]string{nil, {"--frames", "keep"}, {"--frames", "make"}} {
+		out := filepath.Join(dir, "out.pcapng")
+		if code, talk := convert(t, append(args, "--force", path, out)...); code != exitOK {
+			t.Fatalf("%v: exit code %d: %s", args, code, talk)
+		}
+		in, err := openInput(out)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, i := range in.interfaces() {
+			if i.SnapLen != 0 {
+				t.Errorf("%v: %+v", args, i)
+			}
+		}
+		in.Close()
+		if _, err := exec.LookPath("tcpdump"); err != nil {
+			t.Log("tcpdump is not installed")
+		} else if out := pipe(t, "tcpdump -n -r "+out+" --count 2>/dev/null"); !strings.HasPrefix(out, "2 packets") {
+			t.Errorf("%v: tcpdump counts %q, want 2", args, out)
+		}
+	}
+}
+
+// TestConvertFullDisk: what cannot be written is an error that says so.
+func TestConvertFullDisk(t *testing.T) {
+	full, err := os.OpenFile("/dev/full", os.O_WRONLY, 0)
+	if err != nil {
+		t.Skipf("no full device: %v", err)
+	}
+	defer full.Close()
+	path := filepath.Join(t.TempDir(), "in.pcapng")
+	writeCapture(t, path, []format.Interface{{LinkType: 1}}, framed(t, format.Datagram{Time: 1e18, Src: someSrc, Dst: someDst}, 1))
+	for _, to := range []string{"pcapng.zst", "pcapng", "pcap", "ndjson", "csv", "csv.gz"} {
+		var talk bytes.Buffer
+		code := run(t.Context(), []string{"convert", "--to", to, path, "-"}, nil, full, &talk)
+		if code != exitFailed || !strings.Contains(talk.String(), "stdout: writing ") || !strings.Contains(talk.String(), "no space left") {
+			t.Errorf("--to %s: exit code %d: %s", to, code, talk.String())
+		}
+	}
+}
+
+// FuzzConvert: whatever the input holds, what is written of it is whole: a recording
+// that verifies, and a pcap with as many packets.
+func FuzzConvert(f *testing.F) {
+	for _, link := range []uint16{0, 1, 9, 101, 113, 276} {
+		d := framed(f, format.Datagram{Time: 1e18, Src: someSrc, Dst: someDst, Length: 4, Payload: []byte("abcd"), TTL: 3}, link)
+		b := format.AppendEPB(format.AppendIDB(format.AppendSHB(nil, format.Section{}), format.Interface{LinkType: link}), &d)
+		f.Add(b, byte(link))
+	}
+	flags := [][]string{
+		{}, {"--frames", "keep"}, {"--frames", "make"}, {"--strip", "2"}, {"--shift", "-1s"}, {"--skip", "1"}, {"--not", "239.1.1.1"},
+		{"--payload", "0:61"}, {"--strip", "1", "--frames", "keep"}, {"--start", "+1s"},
+	}
+	f.Fuzz(func(t *testing.T, b []byte, choice byte) {
+		dir := t.TempDir()
+		in, mid, out := filepath.Join(dir, "in"), filepath.Join(dir, "mid.pcapng"), filepath.Join(dir, "out.pcap")
+		if err := os.WriteFile(in, b, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		args := flags[int(choice)%len(flags)]
+		code, talk := convert(t, append(slices.Clone(args), in, mid)...)
+		if code == exitFailed {
+			return
+		}
+		if code != exitOK && code != exitLossy {
+			t.Fatalf("exit code %d: %s", code, talk)
+		}
+		var report bytes.Buffer
+		if code := run(t.Context(), []string{"verify", mid}, nil, &report, &report); code != exitOK {
+			t.Fatalf("%v: verify: exit code %d: %s", args, code, report.String())
+		}
+		want, _ := readPackets(t, mid)
+		if code, talk := convert(t, "--frames", "keep", mid, out); code != exitOK {
+			if strings.Contains(talk, "1970 to 2106") {
+				return
+			}
+			t.Fatalf("%v: to pcap: exit code %d: %s", args, code, talk)
+		}
+		if got, damaged := readPackets(t, out); len(got) != len(want) || damaged {
+			t.Errorf("%v: %d packets in the pcap, %d in the recording", args, len(got), len(want))
+		}
+	})
 }
 
 // TestConvertKeepsLosses: what the filters take away told of losses too.

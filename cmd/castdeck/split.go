@@ -383,6 +383,7 @@ func (f *splitFile) place(s *splitter, d *format.Datagram, path string) error {
 		return fmt.Errorf("%s: link type %d of interface %s after link type %d of %s: one file keeps one link type, or tcpdump refuses it; convert without --frames keep, or choose by --only",
 			path, i.LinkType, interfaceName(s.interfaces, d.Interface), f.list[0].LinkType, interfaceName(f.list, 0))
 	}
+	i.SnapLen = 0 // see pcapfile.Ethernet: frames of the same file can be made
 	f.index[d.Interface] = uint16(len(f.list))
 	f.list = append(f.list, i)
 	return nil

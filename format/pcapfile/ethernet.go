@@ -29,12 +29,15 @@ func NewEthernet(interfaces func() []format.Interface) *Ethernet {
 	return &Ethernet{interfaces: interfaces}
 }
 
-// Interfaces are the interfaces known so far with Ethernet as their link type. The
-// slice is the converter's; a later call may return a longer one.
+// Interfaces are the interfaces known so far with Ethernet as their link type and
+// without a snap length: made frames can be longer than the capture's limit, and
+// libpcap refuses a file with a longer packet, and one whose interfaces have
+// different limits. The slice is the converter's; a later call may return a longer
+// one.
 func (e *Ethernet) Interfaces() []format.Interface {
 	list := e.interfaces()
 	for _, i := range list[min(len(e.converted), len(list)):] {
-		i.LinkType = format.LinkTypeEthernet
+		i.LinkType, i.SnapLen = format.LinkTypeEthernet, 0
 		e.converted = append(e.converted, i)
 	}
 	return e.converted
