@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -153,7 +154,7 @@ func look(path string) (*capture, error) {
 	if !st.Mode().IsRegular() {
 		return &capture{path: path, stream: true}, nil
 	}
-	s, err := segment.Inspect(path, segment.ReadOptions{Decoder: pcapfile.NewDecoder()})
+	s, err := segment.Inspect(path, segmentOptions())
 	if err == nil {
 		return &capture{path: path, segments: []*segment.Segment{s}}, nil
 	}
@@ -161,10 +162,34 @@ func look(path string) (*capture, error) {
 		return nil, err
 	}
 	r, err := pcapfile.Open(path)
-	if err != nil {
-		return nil, err
+	if err == nil {
+		return &capture{path: path}, r.Close()
 	}
-	return &capture{path: path}, r.Close()
+	if salvageable(path) {
+		s, serr := segment.InspectSalvaged(path, segmentOptions())
+		if serr == nil {
+			return &capture{path: path, segments: []*segment.Segment{s}}, nil
+		}
+	}
+	return nil, err
+}
+
+// salvageable looks for a chunk of a recording near the start of a file that nobody
+// recognises, in twice as much as a chunk can take: other files of a folder, of any
+// size, are not searched through.
+func salvageable(path string) bool {
+	f, err := os.Open(path)
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	st, err := f.Stat()
+	if err != nil {
+		return false
+	}
+	n := min(st.Size(), 8<<20)
+	_, err = segment.NewSalvage(io.NewSectionReader(f, 0, n), n, path, segment.ReadOptions{})
+	return err == nil
 }
 
 // readOnce says which of the arguments, if any, can be read only once.

@@ -339,3 +339,54 @@ func TestRecordingFileReplaced(t *testing.T) {
 		t.Errorf("read %v", err)
 	}
 }
+
+// TestRecordingSalvaged: a segment whose first frame is damaged keeps its place in the
+// recording, and loses nothing but that frame.
+func TestRecordingSalvaged(t *testing.T) {
+	for _, seal := range []bool{true, false} {
+		ds := feed(17, 900)
+		id, dir := NewUUID(), t.TempDir()
+		a := writeSegment(t, dir, "a", id, 0, ds[:300], true)
+		b := writeSegment(t, dir, "b", id, 1, ds[300:600], seal)
+		c := writeSegment(t, dir, "c", id, 2, ds[600:], true)
+		whole, err := os.ReadFile(b)
+		if err != nil {
+			t.Fatal(err)
+		}
+		whole[60] ^= 0xFF
+		if err := os.WriteFile(b, whole, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := Inspect(b, ReadOptions{}); !errors.Is(err, format.ErrFormat) {
+			t.Fatalf("a damaged first frame: %v", err)
+		}
+		s, err := InspectSalvaged(b, ReadOptions{})
+		if err != nil || !s.Salvaged || s.Sealed != seal || s.First != ds[300].Time {
+			t.Fatalf("sealed %v: %+v, %v", seal, s, err)
+		}
+		segments := []*Segment{s}
+		for _, p := range []string{a, c} {
+			s, err := Inspect(p, ReadOptions{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			segments = append(segments, s)
+		}
+		r, err := NewRecording(segments, ReadOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, damage := readRecording(t, r)
+		if len(damage) != 1 || damage[0].Path != b || !strings.Contains(damage[0].Reason, "first frame is damaged") {
+			t.Errorf("damage %v", damage)
+		}
+		if len(got) != len(ds) {
+			t.Fatalf("sealed %v: %d datagrams, want %d", seal, len(got), len(ds))
+		}
+		for i := range got {
+			if got[i].Time != ds[i].Time || !bytes.Equal(got[i].Payload, ds[i].Payload) {
+				t.Fatalf("datagram %d is another one", i)
+			}
+		}
+	}
+}
