@@ -287,14 +287,11 @@ func (c *converter) summary(out *splitter) {
 		c.say("%s: %s not UDP left out", c.name, plural(c.sel.notUDP, "packet"))
 	}
 	t := out.written()
-	switch {
-	case c.out == stdio:
-		c.say("stdout: %s in %s", plural(t.datagrams, "datagram"), size(t.size))
-	case c.split.mode == oneFile:
-		c.say("%s: %s in %s", c.out, plural(t.datagrams, "datagram"), size(t.size))
-	default:
-		c.say("%s: %s in %s, %s", splitName(c.out, "X"), plural(t.datagrams, "datagram"), plural(out.made, "file"), size(t.size))
+	in := size(t.size)
+	if c.split.mode != oneFile {
+		in = plural(out.made, "file") + ", " + in
 	}
+	c.say("%s: %s in %s", c.holder(), plural(t.datagrams, "datagram"), in)
 }
 
 // options are what a recording says of itself: what IN says, where that is one
@@ -426,8 +423,11 @@ func (c *converter) known(list []format.Interface, ether *pcapfile.Ethernet) []f
 
 // holder names what was written so far.
 func (c *converter) holder() string {
-	if c.out == stdio {
+	switch {
+	case c.out == stdio:
 		return "stdout"
+	case c.split.mode != oneFile:
+		return splitName(c.out, "X")
 	}
 	return c.out
 }
@@ -552,3 +552,13 @@ func (a *aheadReader) wait() { <-a.done }
 
 // stop ends the reading; a read that waits for a pipe ends with the program.
 func (a *aheadReader) stop() { close(a.quit) }
+
+// sameFile says whether two paths name one file.
+func sameFile(a, b string) bool {
+	x, err := os.Stat(a)
+	if err != nil {
+		return false
+	}
+	y, err := os.Stat(b)
+	return err == nil && os.SameFile(x, y)
+}

@@ -22,6 +22,8 @@ import (
 
 	"castdeck/format"
 	"castdeck/format/pcapfile"
+	"castdeck/format/segment"
+	"castdeck/internal/mcast"
 )
 
 // convert runs the command and returns its exit code and what it said.
@@ -516,6 +518,56 @@ func TestTextAllocatesNothing(t *testing.T) {
 		}
 	}); n != 0 {
 		t.Errorf("%v allocations a batch", n)
+	}
+}
+
+// TestSplitAllocatesNothing: filtering, cutting short and sorting into files.
+func TestSplitAllocatesNothing(t *testing.T) {
+	only, err := mcast.NewMatcher("239.1.1.1:5000-5999")
+	if err != nil {
+		t.Fatal(err)
+	}
+	payload, err := parsePayloadFilter("1:00/ff")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var all []format.Datagram
+	for i := range 512 {
+		d := format.Datagram{Time: 1e18, Src: someSrc, Dst: netip.AddrPortFrom(someDst.Addr(), uint16(5000+i%100)), Length: 200, Payload: make([]byte, 200)}
+		all = append(all, framed(t, d, 1))
+		pcapfile.NewDecoder().Decode(1, &all[i])
+	}
+	for _, how := range []string{"group", "stream", "time=1h", "size=1GB"} {
+		var v splitValue
+		if err := v.Set(how); err != nil {
+			t.Fatal(err)
+		}
+		sel := selection{only: only, payload: []payloadFilter{payload}, udpOnly: true}
+		shape := reshape{strip: stripValue{bytes: 64, set: true}, shift: shiftValue{by: 1}}
+		out := &splitter{how: v, kind: outputKind{pcap: true}, path: "x.pcap",
+			create: func(path string, k outputKind, o segment.Options) (*output, error) {
+				return streamOutput(io.Discard, k, o)
+			}}
+		out.describe([]format.Interface{{LinkType: 1}})
+		var b format.Batch
+		if n := testing.AllocsPerRun(20, func() {
+			b.Datagrams = append(b.Datagrams[:0], all...)
+			sel.apply(&b)
+			if err := shape.apply(&b); err != nil {
+				t.Fatal(err)
+			}
+			if err := out.WriteBatch(&b); err != nil {
+				t.Fatal(err)
+			}
+		}); n != 0 {
+			t.Errorf("%s: %v allocations a batch", how, n)
+		}
+		if err := out.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if got := out.written().datagrams; got != 21*512 {
+			t.Errorf("%s: %d datagrams", how, got)
+		}
 	}
 }
 

@@ -157,6 +157,7 @@ type splitter struct {
 	which   []*splitFile // the file of each datagram of the batch at hand
 	touched []*splitFile // these, each once
 	sorted  []format.Datagram
+	run     format.Batch // the part of the batch that is being written
 }
 
 // splitTotals are of the files that are closed.
@@ -232,9 +233,9 @@ func (s *splitter) writeByKey(b *format.Batch) error {
 		f.at++
 	}
 	for _, f := range s.touched {
-		run := format.Batch{Datagrams: s.sorted[f.at-f.count : f.at]}
+		s.run.Datagrams = s.sorted[f.at-f.count : f.at]
 		f.count = 0
-		if err := f.write(s, &run); err != nil {
+		if err := f.write(s, &s.run); err != nil {
 			return err
 		}
 	}
@@ -265,12 +266,12 @@ func (s *splitter) find(k streamKey, d *format.Datagram) error {
 func (s *splitter) writeInTurn(b *format.Batch) error {
 	from := 0
 	flush := func(to int) error {
-		run := format.Batch{Datagrams: b.Datagrams[from:to]}
+		s.run.Datagrams = b.Datagrams[from:to]
 		from = to
-		if len(run.Datagrams) == 0 {
+		if len(s.run.Datagrams) == 0 {
 			return nil
 		}
-		return s.last.write(s, &run)
+		return s.last.write(s, &s.run)
 	}
 	for i := range b.Datagrams {
 		d := &b.Datagrams[i]
