@@ -8,7 +8,7 @@ BENCHTIME ?= 1x
 
 STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
-.PHONY: build test check format vet lint cross race bench fuzz
+.PHONY: build test check format tidy vet lint cross race bench fuzz
 
 build:
 	$(GO) build -o castdeck ./cmd/castdeck
@@ -16,10 +16,13 @@ build:
 test:
 	$(GO) test ./...
 
-check: format vet lint cross race bench fuzz
+check: format tidy vet lint cross race bench fuzz
 
 format:
 	@out=$$(gofmt -l .); if [ -n "$$out" ]; then echo "gofmt -w these:"; echo "$$out"; exit 1; fi
+
+tidy:
+	$(GO) mod tidy -diff
 
 vet:
 	$(GO) vet ./...

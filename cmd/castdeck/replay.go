@@ -14,6 +14,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"castdeck/format"
 	"castdeck/internal/mcast"
 	"castdeck/replayer"
 )
@@ -26,8 +27,14 @@ type replayFlags struct {
 	maxGap   durationValue
 	interval durationValue
 	mappings []string
+	span     timeSpan
+	loop     int
 	dryRun   bool
 	json     bool
+
+	// name and sealed are the input's, once it was looked at.
+	name   string
+	sealed bool
 
 	stdout, stderr io.Writer
 	terminal       bool
@@ -80,6 +87,8 @@ sent, were not recorded whole, or could not be read.`,
 	fl.StringArrayVar(&f.mappings, "map", nil, "send to other destinations: `OLD=NEW` (repeatable; first match)")
 	fl.StringArrayVar(&f.o.Only, "only", nil, "send only datagrams recorded for this `GROUP` (repeatable)")
 	fl.StringArrayVar(&f.o.Allow, "allow", nil, "let datagrams go to this `DESTINATION` although a guard is against it (repeatable)")
+	f.span.addFlags(cmd)
+	fl.IntVar(&f.loop, "loop", 1, "play it `N` times, the pace kept; 0 until interrupted")
 	fl.IntVar(&f.o.TTL, "ttl", 1, "time to live, 1 to 255; 1 does not pass a router")
 	fl.BoolVar(&f.o.Loopback, "loopback", false, "members on this host hear it too")
 	fl.BoolVar(&f.dryRun, "dry-run", false, "list every destination with counts, send nothing")
@@ -165,6 +174,12 @@ func (f *replayFlags) options() (replayer.Options, error) {
 	if set > 1 {
 		return o, usagef("replay: give one of --speed, --pps and --bitrate")
 	}
+	if err := f.span.check(); err != nil {
+		return o, err
+	}
+	if f.loop < 0 {
+		return o, usagef("--loop %d: how often to play it; 0 until interrupted", f.loop)
+	}
 	if o.TTL < 1 || o.TTL > 255 {
 		return o, usagef("--ttl %d: 1 to 255", o.TTL)
 	}
@@ -210,31 +225,47 @@ func (f *replayFlags) run(ctx context.Context, paths []string) error {
 		return err
 	}
 	defer r.Close()
-	in, err := openInput(paths...)
-	if err != nil {
-		return err
-	}
-	defer in.Close()
-
+	src := &replayer.Repeat{Open: func() (format.BatchReader, error) { return f.open(paths) }, Rounds: f.loop}
+	defer src.Close()
 	stop := f.report(r)
-	rep, err := r.Run(ctx, in)
+	rep, err := r.Run(ctx, src)
 	stop()
 	err = explainGuard(err)
 	interrupted := errors.Is(err, context.Canceled)
 	if interrupted {
 		err = nil
 	}
-	sealed := in.sealed()
-	if serr := f.summary(in.path, rep, sealed, interrupted); err == nil {
+	if serr := f.summary(f.name, rep, f.sealed, interrupted); err == nil {
 		err = serr
 	}
 	if err != nil {
 		return err
 	}
-	if rep.SendErrors > 0 || rep.Damaged > 0 || rep.Skipped.Truncated > 0 || !sealed || interrupted {
+	if rep.SendErrors > 0 || rep.Damaged > 0 || rep.Skipped.Truncated > 0 || !f.sealed || interrupted {
 		return lossy
 	}
 	return nil
+}
+
+// round is the input of one round of a replay.
+type round struct {
+	format.BatchReader
+	in *input
+}
+
+func (r round) Close() error { return r.in.Close() }
+
+func (f *replayFlags) open(paths []string) (format.BatchReader, error) {
+	in, err := openInput(paths...)
+	if err != nil {
+		return nil, err
+	}
+	src, err := f.span.cut(in)
+	if err != nil {
+		in.Close()
+		return nil, err
+	}
+	return round{src, in}, nil
 }
 
 // streams is what the capture holds. whole is false, and what is wrong is said, where
@@ -254,6 +285,7 @@ func (f *replayFlags) streams(paths []string) (streams []replayer.Stream, whole 
 	if err != nil {
 		return nil, false, err
 	}
+	f.name, f.sealed = in.path, in.sealed()
 	for _, st := range s.streams {
 		streams = append(streams, replayer.Stream{Src: st.Src, Dst: st.Dst, Datagrams: st.Datagrams, Bytes: st.Bytes})
 	}

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"time"
 
 	"castdeck/format"
 )
@@ -25,10 +26,21 @@ type Scan struct {
 	DamagedChunks int
 	// LostBytes is the sum of the damaged lengths, in bytes of the file.
 	LostBytes int64
+	// Lost is what the index of a sealed file tells of chunks that could not be read;
+	// Verify fills it in.
+	Lost Loss
 	// Found is the index that stands in the file, complete or not, wherever it stands.
 	Found *format.Index
 	// Sections counts recordings that stand one behind the other in the file.
 	Sections int
+}
+
+// Loss sums up chunks that are lost.
+type Loss struct {
+	Chunks           int
+	Datagrams, Bytes uint64 // Bytes of payload
+	// First and Last are the earliest and latest packet times, where Chunks > 0.
+	First, Last int64
 }
 
 // Scan reads every frame of the file and checks it. The reader's position does not
@@ -111,6 +123,13 @@ func (r *Reader) Verify() (*Scan, []string, error) {
 			add("the footer states %d %s, the file holds %d", c.footer, c.what, c.data)
 		}
 	}
+	if r.index != nil {
+		s.Lost = r.missing(s)
+		if l := s.Lost; l.Chunks > 0 {
+			add("lost: %d chunk(s) with %d datagrams, %d bytes of payload, from %s to %s",
+				l.Chunks, l.Datagrams, l.Bytes, stamp(l.First), stamp(l.Last))
+		}
+	}
 	if r.index != nil && len(problems) == 0 {
 		for i := range r.index.Chunks {
 			if r.index.Chunks[i] != s.Index.Chunks[i] {
@@ -124,6 +143,30 @@ func (r *Reader) Verify() (*Scan, []string, error) {
 	}
 	return s, problems, nil
 }
+
+// missing sums up the chunks that the file's index places where the scan found none.
+func (r *Reader) missing(s *Scan) (l Loss) {
+	there := make(map[int64]bool, len(s.Index.Chunks))
+	for i := range s.Index.Chunks {
+		there[s.Index.Chunks[i].Offset] = true
+	}
+	for i := range r.index.Chunks {
+		c := &r.index.Chunks[i]
+		if there[c.Offset] {
+			continue
+		}
+		if l.Chunks == 0 {
+			l.First, l.Last = c.First, c.Last
+		}
+		l.Chunks++
+		l.Datagrams += uint64(c.Datagrams)
+		l.Bytes += c.Bytes
+		l.First, l.Last = min(l.First, c.First), max(l.Last, c.Last)
+	}
+	return l
+}
+
+func stamp(ns int64) string { return time.Unix(0, ns).UTC().Format(time.RFC3339Nano) }
 
 // repacked says that the index that was found describes the chunks of this file, but
 // at other places: what unpacking and packing again leaves.

@@ -1133,3 +1133,41 @@ func TestUnknownFrame(t *testing.T) {
 	}
 	compare(t, got, ds)
 }
+
+// TestLostIsTold: of a sealed file it is known exactly what damage costs.
+func TestLostIsTold(t *testing.T) {
+	for _, c := range compressions {
+		ds := feed(37, 600)
+		path := write(t, c, ds, true)
+		whole, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		x, err := open(t, path).Index()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, i := range []int{2, 3, 6} {
+			whole[x.Chunks[i].Offset+int64(x.Chunks[i].Size)/2] ^= 0xFF
+		}
+		r, err := NewReader(bytes.NewReader(whole), int64(len(whole)), "x", ReadOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		s, problems, err := r.Verify()
+		if err != nil {
+			t.Fatal(err)
+		}
+		want := Loss{Chunks: 3, First: x.Chunks[2].First, Last: x.Chunks[6].Last}
+		for _, i := range []int{2, 3, 6} {
+			want.Datagrams += uint64(x.Chunks[i].Datagrams)
+			want.Bytes += x.Chunks[i].Bytes
+		}
+		if s.Lost != want || s.DamagedChunks != 3 || s.Tally.Datagrams != 600-want.Datagrams {
+			t.Errorf("%s: lost %+v, want %+v; %d chunks damaged, %d datagrams read", c, s.Lost, want, s.DamagedChunks, s.Tally.Datagrams)
+		}
+		if !slices.ContainsFunc(problems, func(p string) bool { return strings.HasPrefix(p, "lost: 3 chunk(s) with ") }) {
+			t.Errorf("%s: %q", c, problems)
+		}
+	}
+}

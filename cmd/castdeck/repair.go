@@ -1,0 +1,106 @@
+package main
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"castdeck/format"
+	"castdeck/format/pcapfile"
+	"castdeck/format/segment"
+)
+
+type repairer struct {
+	in, out  string
+	compress string
+	force    bool
+	say      func(format string, args ...any)
+}
+
+func repairCmd() *cobra.Command {
+	r := &repairer{}
+	cmd := &cobra.Command{
+		Use:   "repair IN OUT",
+		Short: "Write everything that can be read of a damaged capture to a new sealed file",
+		Long: `Read all that is whole of a damaged or cut-off capture of any kind and write it to
+a new, sealed recording. IN is never changed. What had to be given up is said line
+by line; exit code 3 then, 0 where nothing was lost (a recording that was only cut
+off between two chunks, say). A recording keeps its identity.`,
+		Example: `  castdeck repair cut.pcapng.zst whole.pcapng.zst
+  castdeck repair broken.pcap mended.pcapng.zst`,
+		Args: argsN(2, 2, "a damaged file and the file to write"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			r.in, r.out = args[0], args[1]
+			r.say = func(f string, a ...any) {
+				fmt.Fprintf(cmd.ErrOrStderr(), "castdeck: %s\n", oneLine(fmt.Sprintf(f, a...)))
+			}
+			ctx, stop := orderlyEnd(cmd.Context())
+			defer stop()
+			return r.run(ctx)
+		},
+	}
+	f := cmd.Flags()
+	f.StringVar(&r.compress, "compress", "", "`zstd|gzip|none`; default by OUT's name")
+	f.BoolVar(&r.force, "force", false, "overwrite OUT")
+	return cmd
+}
+
+func (r *repairer) run(ctx context.Context) error {
+	kind, err := kindOf(r.out, r.compress)
+	if err != nil {
+		return err
+	}
+	if sameFile(r.in, r.out) {
+		return usagef("%s: input and output are the same file", r.out)
+	}
+	in, err := openFile(r.in)
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	o := segment.Options{Overwrite: r.force, Info: format.SegmentInfo{Clock: "as in the capture that was repaired"}}
+	if in.seg != nil {
+		o.Info = *in.seg.Info()
+	}
+	ether := pcapfile.NewEthernet(in.interfaces)
+	o.Interfaces = ether.Interfaces()
+	out, err := createOutput(r.out, kind, o)
+	if err != nil {
+		return err
+	}
+	lost := 0
+	err = in.each(func(b *format.Batch) error {
+		if ctx.Err() != nil {
+			return fmt.Errorf("interrupted; %s holds what was read until then", r.out)
+		}
+		if out.seg != nil {
+			for _, i := range ether.Interfaces()[len(out.seg.Interfaces()):] {
+				if _, err := out.seg.AddInterface(i); err != nil {
+					return err
+				}
+			}
+		}
+		ether.Convert(b)
+		return out.WriteBatch(b)
+	}, func(err error) {
+		lost++
+		r.say("%s: given up: %s", r.in, describe(err))
+	})
+	if cerr := out.Close(); err == nil {
+		err = cerr
+	}
+	if err != nil {
+		return err
+	}
+	if n := ether.Skipped(); n > 0 {
+		lost++
+		r.say("%s: given up: %s neither IP nor Ethernet", r.in, plural(n, "packet"))
+	}
+	datagrams, _ := out.written()
+	r.say("%s: %s, %s, sealed", r.out, plural(datagrams, "datagram"), size(out.size()))
+	if lost > 0 {
+		return lossy
+	}
+	return nil
+}
