@@ -110,7 +110,7 @@ func (d *demo) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	d.say("   sent %s, recorded %s, %s dropped by the kernel\n", count(r1.sent.Datagrams), count(r1.recorded.Datagrams), count(r1.recorded.Dropped.Kernel))
+	d.say("   sent %s, recorded %s, %s dropped by the kernel\n", count(r1.Sent.Datagrams), count(r1.Recorded.Datagrams), count(r1.Recorded.Dropped.Kernel))
 
 	d.say("2. What is in the recording (castdeck info):")
 	if err := info(d.out, original, false); err != nil && err != error(lossy) {
@@ -126,9 +126,9 @@ func (d *demo) run(ctx context.Context) error {
 	if in.Close(); err != nil {
 		return err
 	}
-	l := r2.sent.Lateness
-	d.say("   sent %s in %.3f s (recorded in %.3f s), recorded %s", count(r2.sent.Datagrams), r2.sent.Duration.Seconds(),
-		r2.sent.Recorded.Seconds(), count(r2.recorded.Datagrams))
+	l := r2.Sent.Lateness
+	d.say("   sent %s in %.3f s (recorded in %.3f s), recorded %s", count(r2.Sent.Datagrams), r2.Sent.Duration.Seconds(),
+		r2.Sent.Recorded.Seconds(), count(r2.Recorded.Datagrams))
 	d.say("   lateness: p50 %s, p99 %s, max %s\n", nanos(l.P50), nanos(l.P99), nanos(l.Max))
 
 	d.say("4. Compared, payload by payload, in order, source port and group included:")
@@ -154,46 +154,22 @@ func (d *demo) run(ctx context.Context) error {
 	return nil
 }
 
-// demoPass is what was sent and what was recorded meanwhile.
-type demoPass struct {
-	sent     replayer.Report
-	recorded recorder.Stats
-}
-
 // pass sends what src yields and records it into path at the same time.
-func (d *demo) pass(ctx context.Context, src format.BatchReader, path string) (p demoPass, err error) {
-	var subs []recorder.Subscription
+func (d *demo) pass(ctx context.Context, src format.BatchReader, path string) (bench.PathResult, error) {
+	o := bench.PathOptions{Send: replayer.Options{Interface: "lo", Loopback: true}}
 	for _, g := range demoGroups {
-		subs = append(subs, recorder.Subscription{Group: g, Interface: "lo"})
+		o.Groups = append(o.Groups, recorder.Subscription{Group: g, Interface: "lo"})
 	}
-	rec, err := recorder.Listen(subs, recorder.Options{})
-	if err != nil {
-		return p, err
-	}
-	defer rec.Close()
-	out, err := createOutput(path, outputKind{compression: format.Zstd}, segment.Options{
-		Interfaces: rec.Interfaces(), Info: segmentInfo(subs),
+	var out *output
+	res, err := bench.Path(ctx, src, o, func(i []format.Interface) (format.BatchWriter, error) {
+		var err error
+		out, err = createOutput(path, outputKind{compression: format.Zstd}, segment.Options{Interfaces: i, Info: segmentInfo(o.Groups)})
+		return out, err
 	})
-	if err != nil {
-		return p, err
+	if out != nil {
+		err = errors.Join(err, out.Close())
 	}
-	rep, err := replayer.New(replayer.Options{Interface: "lo", Loopback: true})
-	if err != nil {
-		return p, errors.Join(err, out.Close())
-	}
-	defer rep.Close()
-
-	recording, stop := context.WithCancel(ctx)
-	defer stop()
-	done := make(chan error, 1)
-	go func() { done <- rec.Run(recording, out) }()
-	p.sent, err = rep.Run(ctx, src)
-	// What was sent is in the receive buffers, where the end of the recording
-	// collects it: on lo nothing is under way after the send call returned.
-	stop()
-	err = errors.Join(err, <-done, out.Close())
-	p.recorded = rec.Stats()
-	return p, err
+	return res, err
 }
 
 // compare reports how two sources agree; the second one is a file.

@@ -139,6 +139,16 @@ func open(t testing.TB, path string) *Reader {
 	return r
 }
 
+// openBytes opens a file that is in memory.
+func openBytes(t testing.TB, b []byte) *Reader {
+	t.Helper()
+	r, err := NewReader(bytes.NewReader(b), int64(len(b)), "x", ReadOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
 func same(a, b *format.Datagram) bool {
 	return a.Time == b.Time && a.Src == b.Src && a.Dst == b.Dst && a.Drops == b.Drops && a.Length == b.Length &&
 		a.Interface == b.Interface && a.Flags == b.Flags && a.TTL == b.TTL && bytes.Equal(a.Payload, b.Payload)
@@ -311,10 +321,7 @@ func TestCutAnywhere(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		full, err := NewReader(bytes.NewReader(whole), int64(len(whole)), "x", ReadOptions{})
-		if err != nil {
-			t.Fatal(err)
-		}
+		full := openBytes(t, whole)
 		x, _ := full.Index()
 		if len(x.Chunks) < 4 {
 			t.Fatalf("only %d chunks", len(x.Chunks))
@@ -377,10 +384,7 @@ func TestBitFlips(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		full, err := NewReader(bytes.NewReader(whole), int64(len(whole)), "x", ReadOptions{})
-		if err != nil {
-			t.Fatal(err)
-		}
+		full := openBytes(t, whole)
 		x, _ := full.Index()
 		rnd := rand.New(rand.NewPCG(1, uint64(c)))
 		for range flips {
@@ -396,10 +400,7 @@ func TestBitFlips(t *testing.T) {
 				}
 				first += int(k.Packets)
 			}
-			r, err := NewReader(bytes.NewReader(whole), int64(len(whole)), "x", ReadOptions{})
-			if err != nil {
-				t.Fatal(err)
-			}
+			r := openBytes(t, whole)
 			got, _ := readAll(t, r)
 			if len(got) == len(ds) {
 				want = ds // a bit that no checksum needs, such as gzip's header
@@ -447,10 +448,7 @@ func TestForeignAndMovedChunks(t *testing.T) {
 		{"zeros", all(frame(0), make([]byte, 4096), frame(1)), []int{0, 1}, "zstd"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			r, err := NewReader(bytes.NewReader(tc.file), int64(len(tc.file)), "x", ReadOptions{})
-			if err != nil {
-				t.Fatal(err)
-			}
+			r := openBytes(t, tc.file)
 			var want []format.Datagram
 			for _, i := range tc.chunks {
 				first := 0
@@ -480,10 +478,7 @@ func TestTwoRecordingsInOneFile(t *testing.T) {
 			t.Fatal(err)
 		}
 		both := append(first, second...)
-		r, err := NewReader(bytes.NewReader(both), int64(len(both)), "x", ReadOptions{})
-		if err != nil {
-			t.Fatal(err)
-		}
+		r := openBytes(t, both)
 		got, damage := readAll(t, r)
 		if len(damage) > 0 {
 			t.Fatal(damage[0])
@@ -525,10 +520,7 @@ func TestLyingFooterAndIndex(t *testing.T) {
 				return nil
 			})
 			file = format.AppendFooter(file, &lf)
-			r, err := NewReader(bytes.NewReader(file), int64(len(file)), "x", ReadOptions{})
-			if err != nil {
-				t.Fatal(err)
-			}
+			r := openBytes(t, file)
 			got, damage := readAll(t, r)
 			if len(damage) > 0 {
 				t.Error(damage[0])
@@ -814,10 +806,7 @@ func TestGzipStatedSize(t *testing.T) {
 		t.Fatal(err)
 	}
 	whole[x.Chunks[0].Offset+16] ^= 32
-	r, err := NewReader(bytes.NewReader(whole), int64(len(whole)), "x", ReadOptions{})
-	if err != nil {
-		t.Fatal(err)
-	}
+	r := openBytes(t, whole)
 	got, damage := readAll(t, r)
 	compare(t, got, ds[x.Chunks[0].Packets:])
 	if len(damage) != 1 {
@@ -887,10 +876,7 @@ func TestRepacked(t *testing.T) {
 		bare = append(bare, raw...)
 		rest = rest[n:]
 	}
-	r, err := NewReader(bytes.NewReader(bare), int64(len(bare)), "x", ReadOptions{})
-	if err != nil {
-		t.Fatal(err)
-	}
+	r := openBytes(t, bare)
 	if _, problems, err := r.Verify(); err != nil || len(problems) > 0 {
 		t.Error(problems, err)
 	}
@@ -921,10 +907,7 @@ func TestSalvage(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		full, err := NewReader(bytes.NewReader(whole), int64(len(whole)), "x", ReadOptions{})
-		if err != nil {
-			t.Fatal(err)
-		}
+		full := openBytes(t, whole)
 		for _, seal := range []bool{true, false} {
 			file := slices.Clone(whole)
 			if !seal {
@@ -999,10 +982,7 @@ func TestLostDescription(t *testing.T) {
 			t.Fatal(err)
 		}
 		file[first.Offset+int64(first.Size)/2] ^= 0xFF
-		r, err := NewReader(bytes.NewReader(file), int64(len(file)), "x", ReadOptions{})
-		if err != nil {
-			t.Fatal(err)
-		}
+		r := openBytes(t, file)
 		s, _, err := r.Verify()
 		if err != nil || s.Tally.Datagrams != 60 || s.DamagedChunks != 1 {
 			t.Errorf("sealed %v: verify reads %d datagrams, %d chunks damaged, %v", seal, s.Tally.Datagrams, s.DamagedChunks, err)
@@ -1043,10 +1023,7 @@ func TestManyChunks(t *testing.T) {
 		t.Fatal(err)
 	}
 	data := m.files["x"].data
-	r, err := NewReader(bytes.NewReader(data), int64(len(data)), "x", ReadOptions{})
-	if err != nil {
-		t.Fatal(err)
-	}
+	r := openBytes(t, data)
 	if !r.Sealed() || r.IndexError() != nil {
 		t.Fatalf("sealed %v, %v", r.Sealed(), r.IndexError())
 	}
@@ -1097,10 +1074,7 @@ func TestResyncIsBounded(t *testing.T) {
 		// head is its content.
 		file = append(file, 0x28, 0xB5, 0x2F, 0xFD, 0xA4, 0, 0, 0x40, 0, 12<<3, 0, 0)
 	}
-	r, err := NewReader(bytes.NewReader(file), int64(len(file)), "x", ReadOptions{})
-	if err != nil {
-		t.Fatal(err)
-	}
+	r := openBytes(t, file)
 	if _, damage := readAll(t, r); len(damage) == 0 {
 		t.Error("no damage seen")
 	}
@@ -1123,10 +1097,7 @@ func TestUnknownFrame(t *testing.T) {
 	other := slices.Clone(whole[len(whole)-format.FooterSize:])
 	other[0] = 0x77
 	file := slices.Concat(whole[:at], other, whole[at:])
-	again, err := NewReader(bytes.NewReader(file), int64(len(file)), "x", ReadOptions{})
-	if err != nil {
-		t.Fatal(err)
-	}
+	again := openBytes(t, file)
 	got, damage := readAll(t, again)
 	if len(damage) > 0 {
 		t.Error(damage[0])
@@ -1150,10 +1121,7 @@ func TestLostIsTold(t *testing.T) {
 		for _, i := range []int{2, 3, 6} {
 			whole[x.Chunks[i].Offset+int64(x.Chunks[i].Size)/2] ^= 0xFF
 		}
-		r, err := NewReader(bytes.NewReader(whole), int64(len(whole)), "x", ReadOptions{})
-		if err != nil {
-			t.Fatal(err)
-		}
+		r := openBytes(t, whole)
 		s, problems, err := r.Verify()
 		if err != nil {
 			t.Fatal(err)
