@@ -72,6 +72,11 @@ func (d *demo) start(ctx context.Context) error {
 	} else if err := os.MkdirAll(d.dir, 0o755); err != nil {
 		return err
 	}
+	for _, name := range []string{demoOriginal, demoReplayed} {
+		if _, err := os.Lstat(filepath.Join(d.dir, name)); err == nil {
+			return fmt.Errorf("%s holds %s of an earlier demo; name another folder", d.dir, name)
+		}
+	}
 	runtime.LockOSThread() // see netns.Start
 	defer runtime.UnlockOSThread()
 	child, err := netns.Start([]string{"demo", "--dir", d.dir}, demoOutside+"="+here)
@@ -88,6 +93,12 @@ func (d *demo) start(ctx context.Context) error {
 	return err
 }
 
+// The files that the demo leaves.
+const (
+	demoOriginal = "original.pcapng.zst"
+	demoReplayed = "replayed.pcapng.zst"
+)
+
 // demoGroups are where the demo's feed goes.
 var demoGroups = []netip.AddrPort{
 	netip.MustParseAddrPort("239.255.77.1:15077"), netip.MustParseAddrPort("239.255.77.2:15077"),
@@ -102,8 +113,8 @@ func demoFeed() *bench.Feed {
 
 // run is the demo itself, on lo.
 func (d *demo) run(ctx context.Context) error {
-	original := filepath.Join(d.dir, "original.pcapng.zst")
-	again := filepath.Join(d.dir, "replayed.pcapng.zst")
+	original := filepath.Join(d.dir, demoOriginal)
+	again := filepath.Join(d.dir, demoReplayed)
 
 	d.say("1. A made-up feed: 40,000 datagrams to 4 groups, 10,000 a second, bursts of up to 32; recorded meanwhile.")
 	r1, err := d.pass(ctx, demoFeed(), original)
