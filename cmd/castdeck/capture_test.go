@@ -20,7 +20,8 @@ import (
 	"castdeck/internal/netnstest"
 )
 
-// captures is the folder of real traffic beside the project; see CONTRIBUTING.md.
+// captures is the folder of real traffic beside the project; without it the tests
+// that read it are skipped.
 const captures = "../../../shared/captures"
 
 // replayed are the captures that are replayed, recorded and compared: exchange

@@ -98,7 +98,11 @@ func (r *repairer) run(ctx context.Context) error {
 		r.say("%s: given up: %s neither IP nor Ethernet", r.in, plural(n, "packet"))
 	}
 	datagrams, _ := out.written()
-	r.say("%s: %s, %s, sealed", r.out, plural(datagrams, "datagram"), size(out.size()))
+	sealed := ""
+	if out.seg != nil {
+		sealed = ", sealed" // a classic pcap cannot be
+	}
+	r.say("%s: %s, %s%s", r.out, plural(datagrams, "datagram"), size(out.size()), sealed)
 	if lost > 0 {
 		return lossy
 	}

@@ -154,7 +154,7 @@ func (c *classic) next(rec *record) error {
 	}
 	h := c.parse(b)
 	if h.captured > format.MaxPacketSize {
-		return c.resync(fmt.Sprintf("a record states %d captured bytes", h.captured))
+		return c.resyncer().resync(fmt.Sprintf("a record states %d captured bytes", h.captured))
 	}
 	n := c.header + int(h.captured)
 	if h.captured == 0 && bytes.Equal(b[:8], c.head[:8]) {
@@ -165,25 +165,26 @@ func (c *classic) next(rec *record) error {
 	if odd := c.oddities(h); odd != 0 {
 		if b = c.win.fill(n + c.header); len(b) > n {
 			if len(b) < n+c.header {
-				return c.resync("a record's header makes no sense")
+				return c.resyncer().resync("a record's header makes no sense")
 			}
 			after := c.parse(b[n:])
 			more := c.oddities(after)
 			if after.captured > format.MaxPacketSize || more&^odd != 0 {
-				return c.resync("a record's header makes no sense")
+				return c.resyncer().resync("a record's header makes no sense")
 			}
 			c.usual |= more // two in a row: that is how this file was written
 		}
 	}
 	b = c.win.fill(n)
 	if len(b) < n {
-		if at := c.chain(1); at > 0 {
-			return c.skipTo(at, fmt.Sprintf("a record states %d captured bytes", h.captured))
+		r := c.resyncer()
+		if at := r.find(); at > 0 {
+			return r.skipTo(at, fmt.Sprintf("a record states %d captured bytes", h.captured))
 		}
 		return c.win.cut(fmt.Sprintf("a record of %d bytes", n))
 	}
 	if c.seen && c.far(h.sec, c.lastSec) && !c.followed(n) {
-		return c.resync("a record's header makes no sense")
+		return c.resyncer().resync("a record's header makes no sense")
 	}
 	b = c.win.buffered() // followed may have moved it
 	*rec = record{
@@ -260,43 +261,8 @@ func (c *classic) discard() (n int64) {
 	}
 }
 
-// resync looks for the next chain of plausible records, through the whole rest of
-// the stream if need be, with bounded memory.
-func (c *classic) resync(why string) error {
-	start := c.win.off
-	for {
-		if at := c.chain(1); at > 0 {
-			c.win.consume(at)
-			return c.win.corrupt(start, c.win.off-start, why+"; reading goes on behind it")
-		}
-		b := c.win.buffered()
-		if c.win.err != nil {
-			c.win.consume(len(b))
-			return c.win.corrupt(start, c.win.off-start, why+"; no record was found behind it")
-		}
-		c.win.consume(len(b) - chainSpan + 1)
-	}
-}
-
-func (c *classic) skipTo(at int, why string) error {
-	start := c.win.off
-	c.win.consume(at)
-	return c.win.corrupt(start, int64(at), why+"; reading goes on behind it")
-}
-
-// chain finds the first place from on in the window where a chain of records
-// starts that is whole in the window; 0 where there is none.
-func (c *classic) chain(from int) int {
-	b := c.win.fill(2 * chainSpan)
-	for i := from; i+c.header <= len(b); i++ {
-		if len(b)-i < chainSpan && c.win.err == nil {
-			break // judge it when more is in the window
-		}
-		if c.chained(b[i:]) {
-			return i
-		}
-	}
-	return 0
+func (c *classic) resyncer() *resyncer {
+	return &resyncer{win: c.win, unit: "record", least: c.header, span: chainSpan, chained: c.chained}
 }
 
 func (c *classic) chained(b []byte) bool {

@@ -150,16 +150,17 @@ func (p *blocks) cut() (typ uint32, body []byte, n int, order bool, err error) {
 	}
 	_, n, _, err = format.BlockHeader(b[:format.BlockOverhead], p.swap)
 	if err != nil {
-		return 0, nil, 0, false, p.resync(err.Error())
+		return 0, nil, 0, false, p.resyncer().resync(err.Error())
 	}
 	if b = p.win.fill(n); len(b) < n {
-		if at := p.chain(1); at > 0 {
-			return 0, nil, 0, false, p.skipTo(at, fmt.Sprintf("block of %d bytes where %d are left", n, len(b)))
+		r := p.resyncer()
+		if at := r.find(); at > 0 {
+			return 0, nil, 0, false, r.skipTo(at, fmt.Sprintf("block of %d bytes where %d are left", n, len(b)))
 		}
 		return 0, nil, 0, false, p.win.cut(fmt.Sprintf("a block of %d bytes", n))
 	}
 	if typ, body, _, order, err = format.NextBlock(b[:n], p.swap); err != nil {
-		return 0, nil, 0, false, p.resync(err.Error())
+		return 0, nil, 0, false, p.resyncer().resync(err.Error())
 	}
 	return typ, body, n, order, nil
 }
@@ -290,43 +291,9 @@ func (p *blocks) statistics(body []byte, rec *record) error {
 	return nil
 }
 
-// resync looks for the next chain of plausible blocks, through the whole rest of
-// the stream if need be, with bounded memory.
-func (p *blocks) resync(why string) error {
-	start := p.win.off
-	for {
-		if at := p.chain(1); at > 0 {
-			p.win.consume(at)
-			return p.win.corrupt(start, p.win.off-start, why+"; reading goes on behind it")
-		}
-		b := p.win.buffered()
-		if p.win.err != nil {
-			p.win.consume(len(b))
-			return p.win.corrupt(start, p.win.off-start, why+"; no block was found behind it")
-		}
-		p.win.consume(len(b) - chainBytes + 1)
-	}
-}
-
-func (p *blocks) skipTo(at int, why string) error {
-	start := p.win.off
-	p.win.consume(at)
-	return p.win.corrupt(start, int64(at), why+"; reading goes on behind it")
-}
-
-// chain finds the first place from on in the window where a chain of blocks starts
-// that is whole in the window; 0 where there is none.
-func (p *blocks) chain(from int) int {
-	b := p.win.fill(2 * chainBytes)
-	for i := from; i+format.BlockOverhead <= len(b); i++ {
-		if len(b)-i < chainBytes && p.win.err == nil {
-			break // judge it when more is in the window
-		}
-		if p.likely(b[i:]) && p.chained(b[i:]) {
-			return i
-		}
-	}
-	return 0
+func (p *blocks) resyncer() *resyncer {
+	return &resyncer{win: p.win, unit: "block", least: format.BlockOverhead, span: chainBytes,
+		chained: func(b []byte) bool { return p.likely(b) && p.chained(b) }}
 }
 
 // likely looks at type and length only: it rules out nearly every place at a

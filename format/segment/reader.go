@@ -6,7 +6,6 @@ import (
 	"io"
 	"io/fs"
 	"math"
-	"os"
 
 	"castdeck/format"
 )
@@ -55,27 +54,7 @@ type Reader struct {
 
 // Open opens a segment file. The error wraps format.ErrFormat where the file is
 // no castdeck segment, and format.ErrVersion where it is a newer one.
-func Open(path string, o ReadOptions) (*Reader, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	st, err := f.Stat()
-	if err == nil && st.IsDir() {
-		err = fmt.Errorf("%s is a folder", path)
-	}
-	if err != nil {
-		f.Close()
-		return nil, err
-	}
-	r, err := NewReader(f, st.Size(), path, o)
-	if err != nil {
-		f.Close()
-		return nil, err
-	}
-	r.c = f
-	return r, nil
-}
+func Open(path string, o ReadOptions) (*Reader, error) { return openWith(path, false, o, openFile) }
 
 // NewReader reads a segment of size bytes from f; path is for messages only.
 func NewReader(f io.ReaderAt, size int64, path string, o ReadOptions) (*Reader, error) {
@@ -123,21 +102,7 @@ func (r *Reader) unpack(c format.Compression) (err error) {
 // readers of other formats have refused; the error wraps format.ErrFormat where
 // there is none.
 func Salvage(path string, o ReadOptions) (*Reader, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	st, err := f.Stat()
-	var r *Reader
-	if err == nil {
-		r, err = NewSalvage(f, st.Size(), path, o)
-	}
-	if err != nil {
-		f.Close()
-		return nil, err
-	}
-	r.c = f
-	return r, nil
+	return openWith(path, true, o, openFile)
 }
 
 // NewSalvage is Salvage on f.

@@ -40,17 +40,14 @@ type Segment struct {
 // Inspect looks at a segment file and closes it again. Of a sealed one it reads the
 // first frame, the footer and the index, of another one the first frame and the first
 // chunk. The errors are those of Open.
-func Inspect(path string, o ReadOptions) (*Segment, error) { return inspect(path, o, openFile) }
+func Inspect(path string, o ReadOptions) (*Segment, error) {
+	return inspect(path, false, o, openFile)
+}
 
 // InspectSalvaged looks at a segment file whose first frame is damaged, as Salvage
 // opens it.
 func InspectSalvaged(path string, o ReadOptions) (*Segment, error) {
-	r, err := Salvage(path, o)
-	if err != nil {
-		return nil, err
-	}
-	defer r.Close()
-	return describe(r), nil
+	return inspect(path, true, o, openFile)
 }
 
 // file is what reading needs of a file; a test counts what is read.
@@ -74,7 +71,11 @@ func openWith(path string, salvaged bool, o ReadOptions, open func(string) (file
 		return nil, err
 	}
 	st, err := f.Stat()
-	if err == nil && !st.Mode().IsRegular() {
+	switch {
+	case err != nil:
+	case st.IsDir():
+		err = fmt.Errorf("%s is a folder", path)
+	case !st.Mode().IsRegular():
 		err = fmt.Errorf("%s is not a regular file", path)
 	}
 	var r *Reader
@@ -93,8 +94,8 @@ func openWith(path string, salvaged bool, o ReadOptions, open func(string) (file
 	return r, nil
 }
 
-func inspect(path string, o ReadOptions, open func(string) (file, error)) (*Segment, error) {
-	r, err := openWith(path, false, o, open)
+func inspect(path string, salvaged bool, o ReadOptions, open func(string) (file, error)) (*Segment, error) {
+	r, err := openWith(path, salvaged, o, open)
 	if err != nil {
 		return nil, err
 	}
@@ -165,7 +166,7 @@ func openRecording(paths []string, o ReadOptions, open func(string) (file, error
 	segments := make([]*Segment, len(paths))
 	for i, p := range paths {
 		var err error
-		if segments[i], err = inspect(p, o, open); err != nil {
+		if segments[i], err = inspect(p, false, o, open); err != nil {
 			return nil, err
 		}
 	}
