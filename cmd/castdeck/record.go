@@ -34,6 +34,9 @@ type recordFlags struct {
 	force    bool
 	json     bool
 
+	// badChecksums that the host saw while it recorded, not only for these groups.
+	badChecksums uint64
+
 	stdout, stderr io.Writer
 	terminal       bool
 }
@@ -201,8 +204,10 @@ func (f *recordFlags) record(ctx context.Context, rec *recorder.Recorder, out *o
 	}
 	start := time.Now()
 	stop := f.report(rec, out.path, start)
+	bad := badChecksums()
 	err := rec.Run(ctx, out)
 	stop()
+	f.badChecksums = badChecksums() - bad
 	if cerr := out.Close(); err == nil {
 		err = cerr
 	}
@@ -262,6 +267,7 @@ type recordJSON struct {
 	DurationSeconds float64        `json:"duration_seconds"`
 	BufferBytes     int            `json:"buffer_bytes"`
 	QueueBytes      int64          `json:"queue_bytes"`
+	BadChecksums    *uint64        `json:"host_bad_checksums,omitempty"`
 }
 
 type recordDropJSON struct {
@@ -285,11 +291,27 @@ func toRecordJSON(event string, s recorder.Stats, elapsed time.Duration) recordJ
 	}
 }
 
+// kernelCause says why the kernel dropped datagrams of ours, as far as it tells.
+func kernelCause(dropped, bad uint64) string {
+	switch {
+	case bad == 0:
+		return "dropped by the kernel because its receive buffer was full (see --buffer)"
+	case bad >= dropped:
+		return "dropped by the kernel, because their UDP checksums are wrong"
+	}
+	return "dropped by the kernel, because its receive buffer was full (see --buffer) or their UDP checksums are wrong"
+}
+
 func (f *recordFlags) summary(s recorder.Stats, out *output, elapsed time.Duration) error {
 	if f.json {
 		j := toRecordJSON("summary", s, elapsed)
+		j.BadChecksums = &f.badChecksums
 		j.Segments = []segmentJSON{{out.path, s.Datagrams, s.Bytes, out.size()}}
 		return json.NewEncoder(f.stdout).Encode(j)
+	}
+	if f.badChecksums > 0 {
+		fmt.Fprintf(f.stderr, "castdeck: %s with a wrong UDP checksum reached this host meanwhile; the kernel does not deliver them (a capture of a sender's own host, or one with changed addresses, holds such)\n",
+			plural(f.badChecksums, "datagram"))
 	}
 	lost := "0 lost"
 	if d := s.Dropped; d.Kernel+d.Writer+d.Truncated > 0 {
@@ -298,7 +320,7 @@ func (f *recordFlags) summary(s recorder.Stats, out *output, elapsed time.Durati
 			n    uint64
 			what string
 		}{
-			{d.Kernel, "dropped by the kernel because its receive buffer was full (see --buffer)"},
+			{d.Kernel, kernelCause(d.Kernel, f.badChecksums)},
 			{d.Writer, "received and not written"},
 			{d.Truncated, "cut short"},
 		} {
