@@ -49,7 +49,7 @@ const (
 
 // loop is the receive loop and all that it counts. It belongs to one goroutine.
 type loop struct {
-	sockets  []*socket
+	inlets   []inlet
 	subs     []subscription
 	receiver *sock.Receiver
 	recv     func(*sock.Conn) (int, error) // receiver.Recv, or a fault in a test
@@ -83,6 +83,26 @@ type loop struct {
 	filled  float64
 	failing int
 	counted bool // Count is reached
+}
+
+// inlet is what a pass takes datagrams from: a socket, or the ring of a network
+// interface. It belongs to the loop's goroutine.
+type inlet interface {
+	// drain takes what waits, by at most calls calls or blocks. more is true where it
+	// left something behind.
+	drain(l *loop, calls int) (n int, more bool, err error)
+	// readDrops asks the kernel for the drop counter and books by how much it has grown.
+	readDrops(l *loop) (grown uint64, err error)
+	// bookRest books losses behind the last datagram on the subscription that it was
+	// for.
+	bookRest(l *loop)
+	// leave ends the memberships: nothing more comes, and what has come can still be
+	// taken, by at most calls calls of drain's kind.
+	leave() error
+	calls(l *loop) int
+	// granted is the kernel memory in bytes that datagrams wait in.
+	granted() int
+	close() error
 }
 
 // socket is one socket and the subscriptions that it serves.
@@ -212,10 +232,10 @@ func (l *loop) pass() (n int, more bool, err error) {
 		defer func() { l.until = l.floor }()
 	}
 	l.filled, l.failing = 0, 0
-	calls := max(1, passCalls/len(l.sockets))
-	if len(l.sockets) <= directSockets {
-		for _, s := range l.sockets {
-			k, m, err := l.drain(s, calls)
+	calls := max(1, passCalls/len(l.inlets))
+	if len(l.inlets) <= directSockets {
+		for _, s := range l.inlets {
+			k, m, err := s.drain(l, calls)
 			n += k
 			more = more || m
 			if err != nil || l.counted {
@@ -225,11 +245,11 @@ func (l *loop) pass() (n int, more bool, err error) {
 		return n, more, nil
 	}
 	found, err := l.poller.Wait(l.ready, 0)
-	if found == len(l.ready) && found < len(l.sockets) {
+	if found == len(l.ready) && found < len(l.inlets) {
 		l.floor = min(l.floor, l.until) // there may be more that have something
 	}
 	for _, key := range l.ready[:found] {
-		k, m, err := l.drain(l.sockets[key], calls)
+		k, m, err := l.inlets[key].drain(l, calls)
 		n += k
 		more = more || m
 		if err != nil || l.counted {
@@ -241,7 +261,7 @@ func (l *loop) pass() (n int, more bool, err error) {
 
 // drain takes what waits on a socket, by at most calls calls. A call that comes
 // back less than full has emptied it.
-func (l *loop) drain(s *socket, calls int) (n int, more bool, err error) {
+func (s *socket) drain(l *loop, calls int) (n int, more bool, err error) {
 	charged := 0
 	for range calls {
 		k, err := l.recv(s.conn)
@@ -315,14 +335,20 @@ func (l *loop) take(s *socket, m *sock.Message) {
 		l.handOver()
 		l.batch.Append(&d) // an empty batch holds the longest datagram
 	}
+	l.tally(&d)
+}
+
+// tally counts the datagram that was appended to the batch last.
+func (l *loop) tally(d *format.Datagram) {
 	if len(l.batch.Datagrams) == 1 {
 		l.begun = l.now
 	}
+	t := &l.subs[d.Interface]
 	t.Datagrams++
-	t.Bytes += uint64(len(m.Payload))
+	t.Bytes += uint64(len(d.Payload))
 	t.Last = d.Time
 	l.stats.Datagrams++
-	l.stats.Bytes += uint64(len(m.Payload))
+	l.stats.Bytes += uint64(len(d.Payload))
 	l.counted = l.count != 0 && l.stats.Datagrams >= l.count
 }
 
@@ -398,36 +424,49 @@ func (l *loop) handOver() {
 	l.batch = l.queue.get()
 }
 
-// readDrops asks the kernel for the drop counters. On a shared socket it is left
-// open for which subscription a loss was until the next datagram comes: the
-// recording would count it there again.
+// readDrops asks the kernel for the drop counters.
 func (l *loop) readDrops() (grown uint64) {
-	for _, s := range l.sockets {
-		counter, err := s.conn.Drops()
+	for _, s := range l.inlets {
+		n, err := s.readDrops(l)
 		if err != nil {
 			l.stats.Errors++
-			continue
 		}
-		n := s.ledger.observe(counter)
-		if !s.shared() {
-			l.subs[s.groups[0].sub].Dropped += n
-		}
-		l.stats.Dropped.Kernel += n
 		grown += n
 	}
 	return grown
 }
 
-// bookRest books losses on shared sockets behind the last datagram on the
-// subscription that it was for.
-func (l *loop) bookRest() {
-	for _, s := range l.sockets {
-		if s.shared() {
-			l.subs[s.groups[s.recent].sub].Dropped += s.ledger.total - s.booked
-			s.booked = s.ledger.total
-		}
+// readDrops leaves it open on a shared socket for which subscription a loss was
+// until the next datagram comes: the recording would count it there again.
+func (s *socket) readDrops(l *loop) (uint64, error) {
+	counter, err := s.conn.Drops()
+	if err != nil {
+		return 0, err
+	}
+	n := s.ledger.observe(counter)
+	if !s.shared() {
+		l.subs[s.groups[0].sub].Dropped += n
+	}
+	l.stats.Dropped.Kernel += n
+	return n, nil
+}
+
+func (s *socket) bookRest(l *loop) {
+	if s.shared() {
+		l.subs[s.groups[s.recent].sub].Dropped += s.ledger.total - s.booked
+		s.booked = s.ledger.total
 	}
 }
+
+func (s *socket) leave() error { return s.conn.LeaveAll() }
+
+// calls: what the buffer holds is bounded, where every datagram takes 256 bytes at
+// least.
+func (s *socket) calls(l *loop) int { return s.buffer / (256 * l.receiver.Len()) }
+
+func (s *socket) granted() int { return s.buffer }
+
+func (s *socket) close() error { return s.conn.Close() }
 
 // writeTotals puts the totals of every subscription that changed into the
 // recording, or of all.
@@ -456,8 +495,8 @@ func (l *loop) writeTotals(all bool) {
 // final totals. It always runs to its end and returns the first error.
 func (l *loop) finish() error {
 	var first error
-	for _, s := range l.sockets {
-		if err := s.conn.LeaveAll(); err != nil && first == nil {
+	for _, s := range l.inlets {
+		if err := s.leave(); err != nil && first == nil {
 			first = err
 		}
 	}
@@ -467,11 +506,10 @@ func (l *loop) finish() error {
 		if l.counted {
 			break
 		}
-		// A socket that could not leave might never be empty. What it holds is bounded
-		// by its buffer, where every datagram takes 256 bytes at least.
+		// An inlet that could not leave might never be empty. What it holds is bounded.
 		passes := 2
-		for _, s := range l.sockets {
-			passes += s.buffer / (256 * l.receiver.Len())
+		for _, s := range l.inlets {
+			passes += s.calls(l)
 		}
 		n := 0
 		for more := true; more && passes > 0 && !l.counted; passes-- {
@@ -489,7 +527,9 @@ func (l *loop) finish() error {
 		}
 	}
 	l.now = sock.Now()
-	l.bookRest()
+	for _, s := range l.inlets {
+		s.bookRest(l)
+	}
 	l.writeTotals(true)
 	l.put()
 	l.batch = nil

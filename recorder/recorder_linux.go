@@ -151,7 +151,7 @@ func (r *Recorder) open(subs []Subscription, devices []*net.Interface, sockets [
 			return err
 		}
 		s := &socket{conn: conn, buffer: conn.Buffer()}
-		l.sockets = append(l.sockets, s)
+		l.inlets = append(l.inlets, s)
 		if dev := devices[members[0]]; dev != nil && !subs[members[0]].Group.Addr().Is4() {
 			s.device = uint32(dev.Index)
 		}
@@ -231,10 +231,10 @@ func (r *Recorder) publish(l *loop) {
 	defer p.Unlock()
 	subs := p.stats.Subscriptions
 	p.stats = l.stats
-	p.stats.Sockets = len(l.sockets)
-	for i, s := range l.sockets {
-		if i == 0 || s.buffer < p.stats.BufferBytes {
-			p.stats.BufferBytes = s.buffer
+	p.stats.Sockets = len(l.inlets)
+	for i, s := range l.inlets {
+		if i == 0 || s.granted() < p.stats.BufferBytes {
+			p.stats.BufferBytes = s.granted()
 		}
 	}
 	if subs == nil {
@@ -284,8 +284,8 @@ func (r *Recorder) Close() error {
 
 func (r *Recorder) release() error {
 	var errs []error
-	for _, s := range r.loop.sockets {
-		errs = append(errs, s.conn.Close())
+	for _, s := range r.loop.inlets {
+		errs = append(errs, s.close())
 	}
 	if r.poller != nil {
 		errs = append(errs, r.poller.Close())
