@@ -143,6 +143,47 @@ func TestReplayDefaultsStayNear(t *testing.T) {
 	}
 }
 
+// At full speed equal datagrams go out in runs, but not where a queue would cut
+// them: part of one might be dropped there, unseen.
+func TestReplaySegmentation(t *testing.T) {
+	const n = 1000
+	batch := make([]format.Datagram, n)
+	for i := range batch {
+		batch[i] = dgram(int64(i)*second, "10.1.1.1:40001", "239.8.1.1:5001", pattern(200, i))
+	}
+	for _, c := range []struct {
+		name string
+		off  bool
+		tbf  bool
+		runs bool
+	}{{"runs", false, false, true}, {"asked not to", true, false, false}, {"a queue cuts", false, true, false}} {
+		t.Run(c.name, func(t *testing.T) {
+			tx, rx := netnstest.Veth(t)
+			if c.tbf {
+				link, err := netlink.LinkByName(tx)
+				must(t, err)
+				err = netlink.QdiscAdd(&netlink.Tbf{
+					QdiscAttrs: netlink.QdiscAttrs{LinkIndex: link.Attrs().Index, Handle: netlink.MakeHandle(1, 0), Parent: netlink.HANDLE_ROOT},
+					Rate:       1 << 30, Limit: 1 << 20, Buffer: netlink.Xmittime(1<<30, 1<<20),
+				})
+				if err != nil {
+					t.Skipf("no tbf queue here: %v", err)
+				}
+			}
+			tap := newTap(t, "239.8.1.1:5001", rx)
+			report := run(t, Options{Interface: tx, NoSegmentation: c.off, Pacing: Pacing{Max: true}}, batch)
+			if report.Datagrams != n || (report.Segmented == n) != c.runs || (report.Segmented == 0) == c.runs || (report.Runs == 0) == c.runs {
+				t.Errorf("%d sent, %d in %d runs", report.Datagrams, report.Segmented, report.Runs)
+			}
+			for i := range n {
+				if got := tap.next(); got.payload != pattern(200, i) {
+					t.Fatalf("datagram %d: %d bytes, or others", i, len(got.payload))
+				}
+			}
+		})
+	}
+}
+
 func TestReplayMapsAndSelects(t *testing.T) {
 	tx, rx := netnstest.Veth(t)
 	mapped, kept := newTap(t, "239.80.1.1:6000", rx), newTap(t, "239.8.2.1:5000", rx)

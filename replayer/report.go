@@ -40,6 +40,11 @@ type Report struct {
 	// PortsNotKept counts recorded source ports, for each IP version, whose
 	// datagrams left from another port: see Options.MaxSockets.
 	PortsNotKept uint64
+	// Segmented counts those of Datagrams that left as parts of Runs; see
+	// Options.NoSegmentation. SegmentationRefused is why the kernel stopped taking
+	// runs, nil where it did not.
+	Segmented, Runs     uint64
+	SegmentationRefused error
 	// Duration is the time from when the first datagram was due until the last had
 	// left. Recorded is the recorded time between the first and the latest datagram
 	// that was sent or refused by the kernel; gaps that MaxGap shortened count in

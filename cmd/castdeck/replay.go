@@ -424,6 +424,9 @@ func (f *replayFlags) summary(path string, r replayer.Report, sealed, interrupte
 	if l.Count > 0 {
 		say("lateness p50 %s, p90 %s, p99 %s, p99.9 %s, max %s", nanos(l.P50), nanos(l.P90), nanos(l.P99), nanos(l.P999), nanos(l.Max))
 	}
+	if r.SegmentationRefused != nil {
+		say("the kernel takes no runs of datagrams here (UDP_SEGMENT: %v): sent one by one, which is slower at full speed", r.SegmentationRefused)
+	}
 	if r.ShortenedGaps > 0 {
 		say("%s shortened, by %s together", plural(r.ShortenedGaps, "pause"), r.GapsRemoved)
 	}

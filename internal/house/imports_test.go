@@ -30,7 +30,7 @@ var allowed = map[string]struct {
 	"castdeck/format/segment":     {"where the bytes live: segment files", []string{"castdeck/format", sysUnix}},
 	"castdeck/format/pcapfile":    {"foreign captures to batches and back; the only user of gopacket", []string{"castdeck/format", gopacket, klauspos, "github.com/pierrec/lz4/v4"}},
 	"castdeck/recorder":           {"groups to batches, and the ledger of loss", []string{"castdeck/format", "castdeck/internal/mcast", "castdeck/internal/sock"}},
-	"castdeck/replayer":           {"batches to groups, on time", []string{"castdeck/format", "castdeck/internal/mcast", "castdeck/internal/sock", hdr}},
+	"castdeck/replayer":           {"batches to groups, on time", []string{"castdeck/format", "castdeck/internal/mcast", "castdeck/internal/sock", hdr, netlink}},
 	"castdeck/analysis":           {"answers from recordings", []string{"castdeck/format", hdr, xxhash}},
 	"castdeck/bench":              {"makes traffic and measures the whole path", []string{"castdeck/format", "castdeck/format/segment", "castdeck/recorder", "castdeck/replayer", "castdeck/analysis"}},
 	"castdeck/cmd/castdeck":       {"the command line: the only place that prints, exits and reads flags", []string{"castdeck/...", "github.com/spf13/cobra", "github.com/dustin/go-humanize", "golang.org/x/term"}},

@@ -21,7 +21,25 @@ const (
 	maxInterrupts = 8
 	// msgProbe is MSG_PROBE of linux/socket.h, which x/sys/unix lacks.
 	msgProbe = 0x10
+
+	// maxRuns bounds the messages of one call of sendmmsg, each a datagram or a run
+	// of them.
+	maxRuns = 64
+	// maxSegments is UDP_MAX_SEGMENTS of linux/udp.h; kernels since 6.9 take twice as
+	// many, which gains nothing.
+	maxSegments = 64
+	// maxRunBytes is what fits into one IPv4 packet, less the headers; a run is one
+	// until it is cut.
+	maxRunBytes = 65535 - 60 - 8
 )
+
+// segmentControl is the control message that makes a message a run: UDP_SEGMENT
+// with the size of a segment (udp(7)).
+type segmentControl struct {
+	header unix.Cmsghdr
+	size   uint16
+	_      [6]byte
+}
 
 // mmsghdr is struct mmsghdr, sendmmsg(2). Go aligns it like C does: Msghdr holds
 // pointers, so the size is a multiple of theirs.
@@ -90,6 +108,17 @@ type Sender struct {
 
 	reverted uint64
 	late     uint64
+
+	// Of the call that goes on: its messages, how many datagrams each carries, and
+	// the control messages of those that carry several.
+	runs     [maxRuns]mmsghdr
+	carries  [maxRuns]int
+	controls [maxRuns]segmentControl
+	// segment is the longest payload in bytes that may be a part of a run, by IP
+	// version; 0 where runs are off.
+	segment       [2]int
+	segmentation  error  // why runs were given up
+	segments, cut uint64 // datagrams in runs, runs
 }
 
 // socketOfPort is a socket number plus 1; 0 where the port was not seen yet.
@@ -115,6 +144,10 @@ func NewSender(o SenderOptions) (*Sender, error) {
 		return nil, fmt.Errorf("%d sockets is not between 0 and %d", o.MaxSockets, limitSendSockets)
 	}
 	s := &Sender{options: o, source: netip.IPv4Unspecified(), fds: make([]int, 2+o.MaxSockets), used: 2}
+	if o.Segmentation {
+		// What does not fit a packet is refused, not fragmented, where it is a segment.
+		s.segment = [2]int{max(o.Interface.MTU-28, 0), max(o.Interface.MTU-48, 0)}
+	}
 	addresses, err := o.Interface.Addrs()
 	if err != nil {
 		return nil, fmt.Errorf("addresses of %s: %w", o.Interface.Name, err)
@@ -205,14 +238,21 @@ func (s *Sender) Send(socket int, m *Messages, from, to int) (sent int, err erro
 	interrupts := 0
 	pending := false
 	for next := from; next < to; {
+		count := s.gather(m, next, to)
 		n, _, errno := unix.Syscall6(unix.SYS_SENDMMSG, uintptr(fd),
-			uintptr(unsafe.Pointer(&m.headers[next])), uintptr(to-next), 0, 0, 0)
+			uintptr(unsafe.Pointer(&s.runs[0])), uintptr(count), 0, 0, 0)
 		if errno == 0 {
-			// Fewer than asked: message next+n failed. The kernel keeps the reason for
-			// itself and gives it when that message comes first, sendmmsg(2) BUGS. So it
+			// Fewer than asked: the message behind them failed. The kernel keeps the reason
+			// for itself and gives it when that message comes first, sendmmsg(2) BUGS. So it
 			// is tried once more; nothing of the first try left, or only part of its
 			// fragments, which nobody puts together.
-			next += int(n)
+			for _, k := range s.carries[:n] {
+				next += k
+				if k > 1 {
+					s.segments += uint64(k)
+					s.cut++
+				}
+			}
 			if pending {
 				s.late++
 				pending = false
@@ -226,6 +266,11 @@ func (s *Sender) Send(socket int, m *Messages, from, to int) (sent int, err erro
 				continue
 			}
 			errno = unix.EAGAIN
+		case s.carries[0] > 1 && refusesRuns(errno):
+			// The whole run comes again, datagram by datagram.
+			s.segmentation = errno
+			s.segment = [2]int{}
+			continue
 		case !pending && maybeLate(errno):
 			// This may be about an earlier datagram, and then this one was not tried. The
 			// report has cleared it: an error about this one comes again.
@@ -235,6 +280,65 @@ func (s *Sender) Send(socket int, m *Messages, from, to int) (sent int, err erro
 		return next - from, errno
 	}
 	return to - from, nil
+}
+
+// gather makes the messages of one call from those of m: neighbours to one
+// destination and of one length become a run, which ends with the first that is
+// shorter. The iovecs of a run stand side by side already, so nothing is copied.
+func (s *Sender) gather(m *Messages, from, to int) (count int) {
+	for i := from; i < to && count < maxRuns; count++ {
+		run := &s.runs[count]
+		*run = m.headers[i]
+		size, dst := int(m.iovecs[i].Len), run.msghdr.Name
+		end := i + 1
+		if limit := s.segment[familyIndex(run.msghdr.Namelen)]; size > 0 && size <= limit {
+			last := min(to, i+maxSegments, i+maxRunBytes/size)
+			for end < last && m.headers[end].msghdr.Name == dst && int(m.iovecs[end].Len) == size {
+				end++
+			}
+			if end < last && m.headers[end].msghdr.Name == dst && m.iovecs[end].Len > 0 && int(m.iovecs[end].Len) < size {
+				end++
+			}
+		}
+		if n := end - i; n > 1 {
+			c := &s.controls[count]
+			c.header = unix.Cmsghdr{Level: unix.IPPROTO_UDP, Type: unix.UDP_SEGMENT}
+			c.header.SetLen(unix.CmsgLen(2))
+			c.size = uint16(size)
+			run.msghdr.Control = (*byte)(unsafe.Pointer(c))
+			run.msghdr.SetControllen(unix.CmsgSpace(2))
+			run.msghdr.SetIovlen(n)
+		}
+		s.carries[count] = end - i
+		i = end
+	}
+	return count
+}
+
+// familyIndex is 0 for IPv4 and 1 for IPv6, by the length of an address.
+func familyIndex(namelen uint32) int {
+	if namelen == unix.SizeofSockaddrInet4 {
+		return 0
+	}
+	return 1
+}
+
+// refusesRuns reports whether the kernel may mean the run and not the datagrams: it
+// does not know UDP_SEGMENT (before 4.18), the device does no checksums (EIO), a
+// segment does not fit the MTU (EINVAL, EMSGSIZE): udp_send_skb, net/ipv4/udp.c.
+func refusesRuns(e syscall.Errno) bool {
+	switch e {
+	case unix.EIO, unix.EINVAL, unix.EMSGSIZE, unix.ENOPROTOOPT, unix.EOPNOTSUPP:
+		return true
+	}
+	return false
+}
+
+// Segmented counts the datagrams that left as parts of a run, and the runs. refused
+// is why the kernel took no more runs, nil where it does or none was asked for. It
+// belongs to the goroutine that calls Send.
+func (s *Sender) Segmented() (datagrams, runs uint64, refused error) {
+	return s.segments, s.cut, s.segmentation
 }
 
 // maybeLate reports whether ICMP may have brought the error back for a datagram

@@ -649,10 +649,129 @@ func TestSendBufferIsSet(t *testing.T) {
 	}
 }
 
+// Neighbours of one length to one destination leave as a run; every datagram still
+// arrives as itself, in order, whatever stands between them.
+func TestSendSegmentsRuns(t *testing.T) {
+	for _, v := range bothVersions {
+		t.Run(v.name, func(t *testing.T) {
+			txName, rxName := netnstest.Veth(t)
+			tx, rx := ifaceOf(t, txName), ifaceOf(t, rxName)
+			group, other := netip.MustParseAddrPort(v.group), netip.MustParseAddrPort(v.other)
+			r, r2 := newTap(t, group, rx), newTap(t, other, rx)
+			s := newTestSender(t, SenderOptions{Interface: tx, TTL: 3, Segmentation: true})
+			socket, _, err := s.Socket(40031, group.Addr().Is6())
+			if err != nil {
+				t.Fatal(err)
+			}
+			fits := tx.MTU - 28
+			if group.Addr().Is6() {
+				fits = tx.MTU - 48
+			}
+			var sizes []int
+			add := func(n, size int) {
+				for range n {
+					sizes = append(sizes, size)
+				}
+			}
+			add(1, 300)
+			add(150, 200)    // more than one run
+			add(1, 199)      // ends the run, shorter
+			add(2, 200)      // a new one
+			add(1, 201)      // longer: not in it
+			add(3, 0)        // no runs of nothing
+			add(60, fits)    // more than fits a packet
+			add(3, fits+1)   // fragmented, so no run
+			add(1, 65507-20) // a large one on its own
+			add(70, 1)
+			dst, dst2 := NewSockaddr(group, tx), NewSockaddr(other, tx)
+			m := NewMessages(len(sizes) + 4)
+			for i, n := range sizes {
+				m.Set(i, pattern(n, i), dst)
+			}
+			for i := range 4 { // same length, another destination in turn
+				d := dst
+				if i%2 == 0 {
+					d = dst2
+				}
+				m.Set(len(sizes)+i, pattern(1, 7+i), d)
+			}
+			if sent, err := s.Send(socket, m, 0, m.Len()); sent != m.Len() || err != nil {
+				t.Fatalf("sent %d of %d: %v", sent, m.Len(), err)
+			}
+			datagrams, runs, refused := s.Segmented()
+			// The first ends with the shorter one behind it.
+			const want = 1 + 150 + 1 + 2 + 60 + 70
+			if refused != nil || datagrams != want || runs == 0 {
+				t.Errorf("%d datagrams in %d runs, %v; want %d", datagrams, runs, refused, want)
+			}
+			for i, n := range sizes {
+				if g := r.next(); !bytes.Equal(g.payload, pattern(n, i)) || g.ttl != 3 || g.from.Port() != 40031 {
+					t.Fatalf("datagram %d of %d bytes: %d bytes arrived, or others (TTL %d, from %s)", i, n, len(g.payload), g.ttl, g.from)
+				}
+			}
+			for i := range 4 {
+				from := r
+				if i%2 == 0 {
+					from = r2
+				}
+				if g := from.next(); !bytes.Equal(g.payload, pattern(1, 7+i)) {
+					t.Errorf("datagram %d of the last four: %d bytes, or others", i, len(g.payload))
+				}
+			}
+			for _, tap := range []*tap{r, r2} {
+				if _, ok := tap.read(unix.MSG_DONTWAIT); ok {
+					t.Error("more arrived than was sent")
+				}
+			}
+		})
+	}
+}
+
+// A run that the kernel does not take (here: the MTU has become smaller meanwhile)
+// goes out datagram by datagram, and that is told.
+func TestSendWithoutSegmentation(t *testing.T) {
+	for _, v := range bothVersions {
+		t.Run(v.name, func(t *testing.T) {
+			txName, rxName := netnstest.Veth(t)
+			tx, rx := ifaceOf(t, txName), ifaceOf(t, rxName)
+			group := netip.MustParseAddrPort(v.group)
+			r := newTap(t, group, rx)
+			s := newTestSender(t, SenderOptions{Interface: tx, Segmentation: true})
+			link, err := netlink.LinkByName(txName)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := netlink.LinkSetMTU(link, 1300); err != nil {
+				t.Fatal(err)
+			}
+			socket, _, err := s.Socket(40032, group.Addr().Is6())
+			if err != nil {
+				t.Fatal(err)
+			}
+			m := NewMessages(100)
+			dst := NewSockaddr(group, tx)
+			for i := range m.Len() {
+				m.Set(i, pattern(1400, i), dst)
+			}
+			if sent, err := s.Send(socket, m, 0, m.Len()); sent != m.Len() || err != nil {
+				t.Fatalf("sent %d of %d: %v", sent, m.Len(), err)
+			}
+			if n, runs, refused := s.Segmented(); n != 0 || runs != 0 || refused == nil {
+				t.Errorf("%d datagrams in %d runs, refused: %v", n, runs, refused)
+			}
+			for i := range m.Len() {
+				if g := r.next(); !bytes.Equal(g.payload, pattern(1400, i)) {
+					t.Fatalf("datagram %d: %d bytes arrived, or others", i, len(g.payload))
+				}
+			}
+		})
+	}
+}
+
 func TestSendAllocatesNothing(t *testing.T) {
 	netnstest.Require(t)
 	lo := ifaceOf(t, "lo")
-	s := newTestSender(t, SenderOptions{Interface: lo})
+	s := newTestSender(t, SenderOptions{Interface: lo, Segmentation: true})
 	socket, _, err := s.Socket(40008, false)
 	if err != nil {
 		t.Fatal(err)
@@ -689,9 +808,13 @@ func BenchmarkSend(b *testing.B) {
 	netnstest.Require(b)
 	txName, _ := netnstest.Veth(b)
 	tx := ifaceOf(b, txName)
-	for _, n := range []int{1, 16, 64} {
-		b.Run(fmt.Sprintf("batch=%d", n), func(b *testing.B) {
-			s := newTestSender(b, SenderOptions{Interface: tx})
+	for _, c := range []struct {
+		n    int
+		runs bool
+	}{{1, false}, {16, false}, {64, false}, {64, true}, {1024, true}} {
+		n := c.n
+		b.Run(fmt.Sprintf("batch=%d/segmentation=%v", n, c.runs), func(b *testing.B) {
+			s := newTestSender(b, SenderOptions{Interface: tx, Segmentation: c.runs})
 			socket, _, err := s.Socket(40009, false)
 			if err != nil {
 				b.Fatal(err)

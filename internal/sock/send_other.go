@@ -53,3 +53,6 @@ func (s *Sender) Close() error { return nil }
 
 // ErrnoName is the number in words.
 func ErrnoName(e syscall.Errno) string { return fmt.Sprintf("errno %d", int(e)) }
+
+// Segmented returns zeros.
+func (s *Sender) Segmented() (datagrams, runs uint64, refused error) { return 0, 0, nil }
