@@ -130,6 +130,8 @@ type Batch struct {
 	// Stats are totals that became known with or after these datagrams; often
 	// empty.
 	Stats []InterfaceStats
+	// Events that became known with or after these datagrams; mostly empty.
+	Events []Event
 	// Buf is the slab that the datagrams' slices point into. Whoever fills the
 	// batch decides how; see Append.
 	Buf []byte
@@ -139,8 +141,13 @@ type Batch struct {
 func (b *Batch) Reset() {
 	b.Datagrams = b.Datagrams[:0]
 	b.Stats = b.Stats[:0]
+	clear(b.Events) // their texts are not the batch's memory
+	b.Events = b.Events[:0]
 	b.Buf = b.Buf[:0]
 }
+
+// Empty says that there is nothing in the batch: no datagram, no record, no event.
+func (b *Batch) Empty() bool { return len(b.Datagrams)+len(b.Stats)+len(b.Events) == 0 }
 
 // Size is the memory in bytes that the batch's contents occupy, for bounded
 // queues.
@@ -181,7 +188,7 @@ func NewBatch(n, size int) *Batch {
 }
 
 // BatchReader is a source of datagrams. ReadBatch replaces the batch's contents:
-// on success with at least one datagram or one statistics record, otherwise with
+// on success with at least one datagram, statistics record or event, otherwise with
 // nothing and an error; io.EOF at the end of the source. It is not safe for
 // concurrent use.
 type BatchReader interface {

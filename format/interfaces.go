@@ -110,5 +110,15 @@ func (m *InterfaceMap) Apply(b *Batch) error {
 		}
 		s.Interface = m.index[s.Interface]
 	}
+	for i := range b.Events {
+		e := &b.Events[i]
+		switch {
+		case e.Interface == NoInterface:
+		case int(e.Interface) >= n:
+			return fmt.Errorf("event of interface %d, %d are described", e.Interface, n)
+		default:
+			e.Interface = int32(m.index[e.Interface])
+		}
+	}
 	return nil
 }

@@ -171,6 +171,74 @@ func TestISB(t *testing.T) {
 	}
 }
 
+func TestEvent(t *testing.T) {
+	long := strings.Repeat("ä", MaxEventText)
+	for _, in := range []Event{
+		{Time: 1_700_000_000_000_000_001, Monotonic: 17, Kind: EventLinkDown, Text: "eth0: no carrier", Interface: 3},
+		{Time: math.MinInt64, Interface: NoInterface},
+		{Interface: MaxInterfaces - 1, Kind: strings.Repeat("k", 100), Text: "x" + long},
+	} {
+		b := AppendEvent(nil, UUID{7}, 3, 9, &in)
+		if len(b) > MaxEventBlock {
+			t.Errorf("a block of %d bytes, limit %d", len(b), MaxEventBlock)
+		}
+		typ, body, rest, _, err := NextBlock(b, false)
+		if err != nil || typ != BlockEvent || len(rest) != 0 {
+			t.Fatal(typ, err)
+		}
+		want := in
+		if len(want.Text) > MaxEventText {
+			want.Kind, want.Text = want.Kind[:maxEventKind], "x"+long[:MaxEventText-2] // no half character
+		}
+		if got, number, err := ParseEvent(body); err != nil || got != want || number != 9 {
+			t.Errorf("%+v, number %d, %v; want %+v", got, number, err, want)
+		}
+		for i := range body {
+			c := bytes.Clone(body)
+			c[i] ^= 4
+			if _, _, err := ParseEvent(c); err == nil {
+				t.Errorf("a flipped bit in byte %d is not noticed", i)
+			}
+			if _, _, err := ParseEvent(body[:i]); err == nil {
+				t.Errorf("an event cut at byte %d is taken", i)
+			}
+		}
+	}
+	_, body, _, _, _ := NextBlock(AppendEvent(nil, UUID{}, 0, 0, &Event{Interface: MaxInterfaces}), false)
+	if _, _, err := ParseEvent(body); err == nil {
+		t.Error("an event of an interface that no file can have is taken")
+	}
+}
+
+// TestLastEvents: of millions of events the last ones are kept.
+func TestLastEvents(t *testing.T) {
+	var tally Tally
+	const n = 10*MaxEvents + 7
+	for i := range n {
+		tally.Add(&Batch{Events: []Event{{Time: int64(i), Interface: NoInterface}}})
+	}
+	last := tally.LastEvents()
+	if tally.Events != n || len(last) != MaxEvents || last[0].Time != n-MaxEvents || last[MaxEvents-1].Time != n-1 || cap(tally.events) > 4*MaxEvents {
+		t.Errorf("%d events, %d kept in room for %d", tally.Events, len(last), cap(tally.events))
+	}
+	// The index tells how many there were.
+	x, back := &Index{Recording: UUID{1}, Events: last, EventCount: n}, &Index{}
+	for _, b := range indexBlocks(x) {
+		if err := back.AddBlock(b); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if back.EventCount != n || !reflect.DeepEqual(back.Events, last) {
+		t.Errorf("read back: %d of %d events", len(back.Events), back.EventCount)
+	}
+	x.Events = append(x.Events[:len(last):len(last)], Event{})
+	for _, b := range indexBlocks(x) {
+		if err := new(Index).AddBlock(b); b[8+36] == 3 && err == nil {
+			t.Error("an index of too many events is taken")
+		}
+	}
+}
+
 func testIndex(chunks, streams, added int) *Index {
 	x := &Index{Recording: UUID{1, 2, 3}, Segment: 4}
 	for i := range chunks {
@@ -186,6 +254,10 @@ func testIndex(chunks, streams, added int) *Index {
 	for i := range added {
 		x.Interfaces = append(x.Interfaces, Interface{Name: fmt.Sprint("eth", i), Description: strings.Repeat("x", i%300), LinkType: 1})
 	}
+	for i := range min(added, MaxEvents) {
+		x.Events = append(x.Events, Event{Time: int64(i), Kind: EventSilent, Text: strings.Repeat("y", i), Interface: int32(i) - 1})
+	}
+	x.EventCount = uint32(2 * len(x.Events))
 	return x
 }
 
@@ -482,6 +554,7 @@ func FuzzBlocks(f *testing.F) {
 	d.Drops = 4
 	f.Add(AppendEPB(AppendIDB(AppendSHB(nil, Section{OS: "x"}), Interface{Name: "eth0"}), d), false)
 	f.Add(AppendISB(nil, InterfaceStats{Received: 4}), true)
+	f.Add(AppendEvent(nil, UUID{1}, 2, 3, &Event{Time: 4, Kind: EventLinkUp, Text: "eth0"}), false)
 	for _, b := range indexBlocks(testIndex(2, 2, 2)) {
 		f.Add(b, false)
 	}
@@ -493,7 +566,7 @@ func FuzzBlocks(f *testing.F) {
 					t.Fatal("an index that was read does not write back", err)
 				}
 			}
-			if len(back.Chunks) != len(x.Chunks) || len(back.Streams) != len(x.Streams) || len(back.Interfaces) != len(x.Interfaces) {
+			if len(back.Chunks) != len(x.Chunks) || len(back.Streams) != len(x.Streams) || len(back.Interfaces) != len(x.Interfaces) || !reflect.DeepEqual(back.Events, x.Events) || back.EventCount != x.EventCount {
 				t.Fatal("an index that was read writes back otherwise")
 			}
 		}
@@ -517,6 +590,12 @@ func FuzzBlocks(f *testing.F) {
 			ParseSHB(body)
 			ParseISB(body, order)
 			ParseSegmentBlock(body)
+			if v, n, err := ParseEvent(body); err == nil {
+				_, again, _, _, err := NextBlock(AppendEvent(nil, UUID{}, 0, n, &v), false)
+				if back, _, err2 := ParseEvent(again); err != nil || err2 != nil || back != v {
+					t.Fatalf("event %+v reads back as %+v", v, back)
+				}
+			}
 			if _, c, err := ParseIDB(body, order); err == nil {
 				c.Nanoseconds(math.MaxUint64)
 			}

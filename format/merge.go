@@ -91,7 +91,7 @@ func (m *Merge) ReadBatch(b *Batch) error {
 	for len(m.waiting) > 0 {
 		s := m.waiting[0]
 		if s.next == len(s.batch.Datagrams) {
-			if len(b.Datagrams)+len(b.Stats) > 0 {
+			if !b.Empty() {
 				return nil // so that an error of the source falls between batches
 			}
 			if err := m.fill(s, b); err != nil {
@@ -100,7 +100,7 @@ func (m *Merge) ReadBatch(b *Batch) error {
 			continue
 		}
 		n, key := s.run(m.bound(s))
-		if n == len(s.batch.Datagrams) && len(b.Datagrams)+len(b.Stats) == 0 {
+		if n == len(s.batch.Datagrams) && b.Empty() {
 			*b, s.batch = s.batch, *b
 			s.batch.Reset()
 			s.next, s.key = 0, key
@@ -112,14 +112,14 @@ func (m *Merge) ReadBatch(b *Batch) error {
 			return nil
 		}
 	}
-	if len(b.Datagrams)+len(b.Stats) > 0 {
+	if !b.Empty() {
 		return nil
 	}
 	return io.EOF
 }
 
-// fill reads the next batch of the first source. Statistics that come alone go into
-// b at once, which is empty.
+// fill reads the next batch of the first source. Statistics and events that come alone go
+// into b at once, which is empty.
 func (m *Merge) fill(s *mergeSource, b *Batch) error {
 	s.next = 0
 	err := s.Reader.ReadBatch(&s.batch)
@@ -142,7 +142,8 @@ func (m *Merge) fill(s *mergeSource, b *Batch) error {
 	}
 	if len(s.batch.Datagrams) == 0 {
 		b.Stats = append(b.Stats, s.batch.Stats...)
-		s.batch.Stats = s.batch.Stats[:0]
+		b.Events = append(b.Events, s.batch.Events...)
+		s.batch.Reset()
 		return nil
 	}
 	s.key = max(s.key, s.batch.Datagrams[0].Time)
@@ -179,7 +180,7 @@ func (s *mergeSource) run(bound int64) (n int, key int64) {
 	return n, key
 }
 
-// move copies n datagrams into b, and the statistics behind the last one of the
+// move copies n datagrams into b, and the statistics and events behind the last one of the
 // source's batch. It reports false where b is full before.
 func (s *mergeSource) move(b *Batch, n int) bool {
 	if cap(b.Datagrams) == 0 {
@@ -207,6 +208,7 @@ func (s *mergeSource) move(b *Batch, n int) bool {
 		return whole
 	}
 	b.Stats = append(b.Stats, s.batch.Stats...)
+	b.Events = append(b.Events, s.batch.Events...)
 	return whole
 }
 

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"testing"
@@ -37,6 +38,8 @@ func (s *script) ReadBatch(b *Batch) error {
 	switch x := step.(type) {
 	case []Datagram:
 		b.Datagrams = append(b.Datagrams, x...)
+	case []Event:
+		b.Events = append(b.Events, x...)
 	case []InterfaceStats:
 		b.Stats = append(b.Stats, x...)
 	case error:
@@ -65,7 +68,7 @@ func merged(t *testing.T, m *Merge) (ds []Datagram, stats []InterfaceStats, dama
 			damage[c.Reason] = len(ds)
 		case err != nil:
 			t.Fatal(err)
-		case len(b.Datagrams)+len(b.Stats) == 0:
+		case b.Empty():
 			t.Fatal("an empty batch")
 		}
 		for _, d := range b.Datagrams {
@@ -73,6 +76,30 @@ func merged(t *testing.T, m *Merge) (ds []Datagram, stats []InterfaceStats, dama
 			ds = append(ds, d)
 		}
 		stats = append(stats, b.Stats...)
+	}
+}
+
+// TestMergeEvents: every event comes once, with the interface that it has in the whole.
+func TestMergeEvents(t *testing.T) {
+	a := &script{ifaces: []Interface{{Name: "a"}}, reveal: 1, steps: []any{
+		at(1, 5), []Event{{Time: 6, Interface: 0}}, at(7), []Event{{Time: 8, Interface: NoInterface}}}}
+	b := &script{ifaces: []Interface{{Name: "b"}, {Name: "c"}}, reveal: 2, steps: []any{
+		[]Event{{Time: 2, Interface: 1}}, at(3, 9)}}
+	m := NewMerge(a.source(), b.source())
+	got := map[int64]int32{}
+	n := 0
+	for batch := new(Batch); m.ReadBatch(batch) == nil; {
+		for _, e := range batch.Events {
+			got[e.Time] = e.Interface
+			n++
+		}
+	}
+	if want := map[int64]int32{6: 0, 8: NoInterface, 2: 2}; n != 3 || !maps.Equal(got, want) {
+		t.Errorf("%d events, %v; want %v", n, got, want)
+	}
+	m = NewMerge((&script{ifaces: []Interface{{Name: "a"}}, reveal: 1, steps: []any{[]Event{{Interface: 1}}}}).source())
+	if err := m.ReadBatch(new(Batch)); err == nil {
+		t.Error("an event of an interface that nobody described is taken")
 	}
 }
 

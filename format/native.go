@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"hash/crc32"
+	"math"
 	"net/netip"
 )
 
@@ -28,6 +29,7 @@ const (
 	BlockChunk   = 0x80CD0002
 	BlockIndex   = 0x80CD0003
 	BlockFooter  = 0x80CD0004
+	BlockEvent   = 0x80CD0005
 )
 
 const (
@@ -357,6 +359,9 @@ type Index struct {
 	StreamsCut bool
 	// Interfaces are all that the file describes, in the first frame and behind it.
 	Interfaces []Interface
+	// Events are the last ones, at most MaxEvents of EventCount.
+	Events     []Event
+	EventCount uint32
 
 	parts    uint32 // blocks added
 	complete bool
@@ -367,6 +372,7 @@ const (
 	indexChunks = iota + 1
 	indexStreams
 	indexInterfaces
+	indexEvents
 
 	indexFixed         = headSize + 8
 	indexFlagStreamCut = 1
@@ -378,7 +384,7 @@ const (
 //
 //	 0     40  head; part counts the blocks of this index; flag 1: the table of
 //	           streams is not complete; flag 2: the last block of the index
-//	40      4  kind: 1 chunks, 2 streams, 3 interfaces
+//	40      4  kind: 1 chunks, 2 streams, 3 interfaces, 4 events
 //	44      4  number of entries
 //	48      n  entries
 //
@@ -387,7 +393,8 @@ const (
 // u64, dropped u64. A stream entry (72 bytes): source and destination address 16
 // bytes each (IPv4 as ::ffff:a.b.c.d), source and destination port u16, interface
 // u32, datagrams u64, payload bytes u64, first and last time i64. An interface
-// entry is a whole Interface Description Block, in the order of their numbers.
+// entry is a whole Interface Description Block, in the order of their numbers. An event
+// entry is a whole event block; they are the segment's last ones, MaxEvents at most.
 func (x *Index) Blocks(f func(b []byte) error) error {
 	tables := [...]struct {
 		kind, n int
@@ -396,6 +403,10 @@ func (x *Index) Blocks(f func(b []byte) error) error {
 		{indexChunks, len(x.Chunks), func(b []byte, i int) []byte { return appendChunkEntry(b, &x.Chunks[i]) }},
 		{indexStreams, len(x.Streams), func(b []byte, i int) []byte { return appendStreamEntry(b, &x.Streams[i]) }},
 		{indexInterfaces, len(x.Interfaces), func(b []byte, i int) []byte { return AppendIDB(b, x.Interfaces[i]) }},
+		{indexEvents, len(x.Events), func(b []byte, i int) []byte {
+			number := x.EventCount - uint32(len(x.Events)-i)
+			return AppendEvent(b, x.Recording, x.Segment, number, &x.Events[i])
+		}},
 	}
 	head := Head{Recording: x.Recording, Segment: x.Segment}
 	if x.StreamsCut {
@@ -498,11 +509,12 @@ func ParseIndexBlock(b []byte) (h Head, body []byte, err error) {
 }
 
 func (x *Index) addEntries(kind uint32, n int, e []byte) error {
-	size := map[uint32]int{indexChunks: chunkEntrySize, indexStreams: streamEntrySize, indexInterfaces: 20}[kind]
+	size := map[uint32]int{indexChunks: chunkEntrySize, indexStreams: streamEntrySize, indexInterfaces: 20, indexEvents: BlockOverhead + eventFixed}[kind]
 	if size == 0 {
 		return nil // a kind that a later version of castdeck added
 	}
-	if n > len(e)/size || (kind != indexInterfaces && n*size != len(e)) {
+	whole := kind == indexInterfaces || kind == indexEvents // entries are blocks
+	if n > len(e)/size || !whole && n*size != len(e) {
 		return fmt.Errorf("index states %d entries in %d bytes", n, len(e))
 	}
 	u64 := binary.LittleEndian.Uint64
@@ -541,6 +553,20 @@ func (x *Index) addEntries(kind uint32, n int, e []byte) error {
 				return fmt.Errorf("index of more than %d interfaces", MaxInterfaces)
 			}
 			x.Interfaces = append(x.Interfaces, i)
+			e = rest
+		case indexEvents:
+			typ, body, rest, _, err := NextBlock(e, false)
+			if err != nil || typ != BlockEvent {
+				return fmt.Errorf("index: damaged event")
+			}
+			v, number, err := ParseEvent(body)
+			if err != nil {
+				return fmt.Errorf("index: %w", err)
+			}
+			if len(x.Events) >= MaxEvents || number == math.MaxUint32 || len(x.Events) > 0 && number != x.EventCount {
+				return fmt.Errorf("index: event %d out of place", number)
+			}
+			x.Events, x.EventCount = append(x.Events, v), number+1
 			e = rest
 		}
 	}

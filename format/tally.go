@@ -41,6 +41,10 @@ type Tally struct {
 	// StreamsCut says that datagrams came from more than MaxStreams streams and
 	// those past it are only in the totals.
 	StreamsCut bool
+	// Events that were counted.
+	Events uint64
+
+	events []Event // the last ones
 
 	streams []*Stream
 	byKey   map[streamKey]*Stream
@@ -64,7 +68,14 @@ func (t *Tally) Add(b *Batch) {
 		l.byStats = max(l.byStats, s.Dropped)
 		t.reconcile(l)
 	}
+	if len(b.Events) > 0 {
+		t.Events += uint64(len(b.Events))
+		t.events = AppendLastEvents(t.events, b.Events...)
+	}
 }
+
+// LastEvents are at most MaxEvents of those counted, the last ones; the tally's own.
+func (t *Tally) LastEvents() []Event { return t.events[max(0, len(t.events)-MaxEvents):] }
 
 func (t *Tally) add(d *Datagram) {
 	if t.Packets == 0 {

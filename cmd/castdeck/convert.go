@@ -391,7 +391,7 @@ func (c *converter) copy(ctx context.Context, ahead *aheadReader, out *splitter)
 			ether.Convert(b)
 		}
 		out.describe(c.known(list, ether))
-		if err == nil && len(b.Datagrams)+len(b.Stats) > 0 {
+		if err == nil && !b.Empty() {
 			err = out.WriteBatch(b)
 		}
 		if err != nil {

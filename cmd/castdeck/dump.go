@@ -37,6 +37,7 @@ type dumper struct {
 	follow   bool
 	hex      bool
 	json     *json.Encoder // nil for text
+	events   bool
 	only     *mcast.Matcher
 	limit    countValue
 	printed  uint64
@@ -99,6 +100,7 @@ ends when the recording is sealed and no next segment follows, or with Ctrl-C.`,
 	f.StringArrayVar(&only, "only", nil, "print only datagrams of this `GROUP` (repeatable)")
 	f.Var(&d.limit, "count", "stop after this many datagrams")
 	f.BoolVarP(&d.follow, "follow", "f", false, "wait for what is still being written")
+	f.BoolVar(&d.events, "events", false, "print what happened while it was recorded too (link down, clock set): lines that begin with --, or {\"event\":...}")
 	d.span.addFlags(cmd)
 	return cmd
 }
@@ -165,8 +167,20 @@ func plainly(captures []*capture) string {
 func (d *dumper) dump(src format.BatchReader, path string, interfaces func() []format.Interface) error {
 	err := each(src, func(b *format.Batch) error {
 		names := interfaces()
+		events := b.Events
 		for i := range b.Datagrams {
+			for len(events) > 0 && events[0].Time <= b.Datagrams[i].Time {
+				if err := d.printEvent(&events[0], names); err != nil {
+					return err
+				}
+				events = events[1:]
+			}
 			if err := d.print(&b.Datagrams[i], names); err != nil {
+				return err
+			}
+		}
+		for i := range events {
+			if err := d.printEvent(&events[i], names); err != nil {
 				return err
 			}
 		}
@@ -195,6 +209,17 @@ func (d *dumper) dump(src format.BatchReader, path string, interfaces func() []f
 }
 
 func (d *dumper) enough() bool { return d.limit > 0 && d.printed >= uint64(d.limit) }
+
+func (d *dumper) printEvent(e *format.Event, names []format.Interface) error {
+	if !d.events || d.enough() {
+		return nil
+	}
+	if d.json != nil {
+		return d.json.Encode(toEventJSON(e, names))
+	}
+	_, err := fmt.Fprintf(d.w, "-- %s\n", eventLine(e, names))
+	return err
+}
 
 func (d *dumper) print(g *format.Datagram, names []format.Interface) error {
 	if g.Flags&format.FlagNotUDP != 0 {

@@ -135,6 +135,9 @@ func (s *selection) apply(b *format.Batch) (done bool) {
 	if s.cuts {
 		b.Stats = b.Stats[:0]
 	}
+	if s.skip > 0 {
+		b.Events = b.Events[:0] // of before the cut
+	}
 	return done
 }
 
@@ -274,6 +277,11 @@ func (r *reshape) move(b *format.Batch) error {
 	for i := range b.Stats {
 		if t := b.Stats[i].Time + r.shift.by; t >= 0 && (t < b.Stats[i].Time) == (r.shift.by < 0) {
 			b.Stats[i].Time = t
+		}
+	}
+	for i := range b.Events {
+		if t := b.Events[i].Time + r.shift.by; t >= 0 && (t < b.Events[i].Time) == (r.shift.by < 0) {
+			b.Events[i].Time = t
 		}
 	}
 	return nil

@@ -36,6 +36,8 @@ type infoJSON struct {
 	Problems     []string     `json:"problems"`
 	StreamsAreIn bool         `json:"streams_complete"`
 	Streams      []streamJSON `json:"streams"`
+	EventCount   uint64       `json:"event_count"`
+	Events       []eventJSON  `json:"events,omitempty"`
 }
 
 type streamJSON struct {
@@ -157,7 +159,7 @@ func toInfoJSON(in *input, s *summary) infoJSON {
 		Path: in.path, Format: in.format(), Sealed: s.sealed, Datagrams: t.Datagrams, Bytes: t.Bytes,
 		FileBytes: in.size, StartNS: t.First, EndNS: t.Last, Dropped: t.Dropped, PacketsNot: t.NotUDP,
 		Truncated: t.Truncated, Chunks: s.chunks, Problems: append([]string{}, s.problems...),
-		StreamsAreIn: !t.StreamsCut, Streams: []streamJSON{},
+		StreamsAreIn: !t.StreamsCut, Streams: []streamJSON{}, EventCount: t.Events,
 	}
 	if i := in.info(); i != nil {
 		j.Recording, j.Host, j.Clock = i.Recording.String(), i.Host, i.Clock
@@ -170,6 +172,9 @@ func toInfoJSON(in *input, s *summary) infoJSON {
 		}
 	}
 	names := s.interfaces
+	for i := range s.events {
+		j.Events = append(j.Events, toEventJSON(&s.events[i], names))
+	}
 	for _, st := range s.streams {
 		j.Streams = append(j.Streams, streamJSON{
 			Source: st.Src.Addr().String(), SourcePort: st.Src.Port(),
@@ -233,6 +238,14 @@ func printInfo(w io.Writer, in *input, s *summary) error {
 	}
 	if n := s.damaged - most; n > 0 {
 		fmt.Fprintf(w, "  damaged    %s more\n", plural(n, "place"))
+	}
+	const mostEvents = 10
+	last := s.events[max(0, len(s.events)-mostEvents):]
+	if t.Events > uint64(len(last)) {
+		fmt.Fprintf(w, "  events     %s, the last ones:\n", count(t.Events))
+	}
+	for i := range last {
+		fmt.Fprintf(w, "  event      %s\n", eventLine(&last[i], s.interfaces))
 	}
 	return printStreams(w, s)
 }

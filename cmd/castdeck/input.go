@@ -421,7 +421,9 @@ type summary struct {
 	// quick says that only the index was read.
 	quick   bool
 	streams []format.Stream
-	// interfaces that the streams name.
+	// events are the last ones, of all that the tally counts.
+	events []format.Event
+	// interfaces that the streams and events name.
 	interfaces []format.Interface
 }
 
@@ -458,7 +460,7 @@ func (in *input) summarizeOne(quick bool) (*summary, error) {
 	out := &summary{
 		tally: &s.Tally, chunks: len(s.Index.Chunks), damaged: s.DamagedPlaces, lostBytes: s.LostBytes,
 		damagedChunks: s.DamagedChunks,
-		problems:      problems, sealed: in.seg.Sealed(), streams: s.Index.Streams,
+		problems:      problems, sealed: in.seg.Sealed(), streams: s.Index.Streams, events: s.Index.Events,
 	}
 	for _, d := range s.Damage {
 		out.damage = append(out.damage, d)
@@ -469,7 +471,7 @@ func (in *input) summarizeOne(quick bool) (*summary, error) {
 func quickSummary(x *format.Index, f *format.Footer) *summary {
 	t := &format.Tally{
 		Datagrams: f.Datagrams, NotUDP: uint64(f.NotUDP), Bytes: f.Bytes, Dropped: f.Dropped,
-		Packets: f.Datagrams + uint64(f.NotUDP), StreamsCut: x.StreamsCut,
+		Packets: f.Datagrams + uint64(f.NotUDP), StreamsCut: x.StreamsCut, Events: uint64(x.EventCount),
 	}
 	first := true
 	for i := range x.Chunks {
@@ -482,7 +484,7 @@ func quickSummary(x *format.Index, f *format.Footer) *summary {
 		}
 		t.First, t.Last = min(t.First, c.First), max(t.Last, c.Last)
 	}
-	return &summary{tally: t, chunks: len(x.Chunks), sealed: true, quick: true, streams: x.Streams}
+	return &summary{tally: t, chunks: len(x.Chunks), sealed: true, quick: true, streams: x.Streams, events: x.Events}
 }
 
 // summarizeParts looks at the files one after the other and adds up.
@@ -540,6 +542,7 @@ func (s *summary) addFile(path string, ifaces *format.InterfaceMap, streams map[
 	t.Truncated += a.Truncated
 	t.Bytes += a.Bytes
 	t.Dropped += a.Dropped
+	t.Events += a.Events
 	t.StreamsCut = t.StreamsCut || a.StreamsCut
 	s.chunks += one.chunks
 	s.damaged += one.damaged
@@ -551,6 +554,13 @@ func (s *summary) addFile(path string, ifaces *format.InterfaceMap, streams map[
 	}
 	s.sealed = s.sealed && one.sealed
 	s.quick = s.quick && one.quick
+	for _, e := range one.events {
+		if e.Interface != format.NoInterface {
+			n, _ := ifaces.Index(uint16(e.Interface))
+			e.Interface = int32(n)
+		}
+		s.events = format.AppendLastEvents(s.events, e)
+	}
 	for _, st := range one.streams {
 		st.Interface, _ = ifaces.Index(st.Interface)
 		id := format.Stream{Src: st.Src, Dst: st.Dst, Interface: st.Interface}

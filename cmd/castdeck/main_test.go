@@ -63,7 +63,8 @@ func TestScripts(t *testing.T) {
 	})
 }
 
-// scriptFeed makes a sealed recording: feed FILE COUNT.
+// scriptFeed makes a sealed recording: feed FILE COUNT [EVENTS]. The n-th event comes a
+// second after the one before.
 func scriptFeed(ts *testscript.TestScript, _ bool, args []string) {
 	n, err := strconv.Atoi(args[1])
 	ts.Check(err)
@@ -80,6 +81,15 @@ func scriptFeed(ts *testscript.TestScript, _ bool, args []string) {
 	var b format.Batch
 	for feed.ReadBatch(&b) == nil {
 		ts.Check(w.WriteBatch(&b))
+	}
+	if len(args) > 2 {
+		n, err = strconv.Atoi(args[2])
+		ts.Check(err)
+		for i := range n {
+			ts.Check(w.WriteBatch(&format.Batch{Events: []format.Event{{
+				Time: 1_700_000_000_000_000_000 + int64(i)*1e9, Monotonic: 5, Kind: format.EventLinkDown, Text: fmt.Sprintf("no carrier\x1b[31m, %d", i),
+			}}}))
+		}
 	}
 	ts.Check(w.Close())
 }

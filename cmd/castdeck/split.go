@@ -416,6 +416,14 @@ func (f *splitFile) write(s *splitter, b *format.Batch) error {
 			}
 		}
 		b.Stats = kept
+		for i := range b.Events {
+			e := &b.Events[i]
+			if to, ok := f.index[uint16(e.Interface)]; ok && e.Interface != format.NoInterface {
+				e.Interface = int32(to)
+			} else {
+				e.Interface = format.NoInterface
+			}
+		}
 		list = f.list
 	}
 	if f.seg != nil {

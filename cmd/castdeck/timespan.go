@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math"
 	"math/bits"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -147,7 +148,7 @@ func (s *timeSpan) cut(in *input) (format.BatchReader, error) {
 	return c, nil
 }
 
-// cutter passes on the datagrams of a span. Statistics are left out: their totals are
+// cutter passes on the datagrams and events of a span. Statistics are left out: their totals are
 // those since the recording began. What was lost within the span stands in
 // Datagram.Drops.
 type cutter struct {
@@ -174,7 +175,7 @@ func (c *cutter) ReadBatch(b *format.Batch) error {
 			return err
 		}
 		b.Stats = b.Stats[:0]
-		if len(b.Datagrams) == 0 {
+		if len(b.Datagrams) == 0 && !c.resolved {
 			continue
 		}
 		if !c.resolved {
@@ -187,7 +188,9 @@ func (c *cutter) ReadBatch(b *format.Batch) error {
 				n++
 			}
 		}
-		if b.Datagrams = b.Datagrams[:n]; n > 0 {
+		b.Datagrams = b.Datagrams[:n]
+		b.Events = slices.DeleteFunc(b.Events, func(e format.Event) bool { return e.Time < c.from || e.Time >= c.to })
+		if !b.Empty() {
 			return nil
 		}
 	}

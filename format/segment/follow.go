@@ -168,7 +168,7 @@ func (f *Follower) read(b *format.Batch) error {
 			return r.ReadBatch(b) // looks for the end of the damage
 		}
 		r.offset += int64(len(frame))
-		if len(b.Datagrams)+len(b.Stats) > 0 {
+		if !b.Empty() {
 			return nil
 		}
 	}

@@ -349,7 +349,7 @@ func (r *Reader) ReadBatch(b *format.Batch) error {
 		}
 		if err == nil {
 			r.offset += int64(len(frame))
-			if len(b.Datagrams) > 0 || len(b.Stats) > 0 {
+			if !b.Empty() {
 				return nil
 			}
 			continue
@@ -459,6 +459,20 @@ func (r *Reader) parseChunk(b *format.Batch, rest []byte) error {
 			}
 			s.Stats.Interface, s.Stats.Time = uint16(ifc), int64(s.Time)
 			b.Stats = append(b.Stats, s.Stats)
+		case format.BlockEvent:
+			// One that is not as it should be takes no datagram with it.
+			v, _, err := format.ParseEvent(body)
+			if err != nil {
+				continue
+			}
+			if v.Interface != format.NoInterface {
+				ifc, err := r.interfaceAt(uint32(v.Interface))
+				if err != nil {
+					return err
+				}
+				v.Interface = int32(ifc)
+			}
+			b.Events = append(b.Events, v)
 		case format.BlockIDB:
 			if r.known {
 				continue

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"time"
 
 	"castdeck/format"
@@ -62,6 +63,7 @@ func (r *Reader) Scan() (*Scan, error) {
 		case errors.Is(err, io.EOF):
 			s.Index.Streams, s.Index.StreamsCut = s.Tally.Streams(), s.Tally.StreamsCut
 			s.Index.Interfaces = fresh.interfaces
+			s.Index.Events, s.Index.EventCount = s.Tally.LastEvents(), uint32(s.Tally.Events)
 			s.Sections = fresh.sections
 			return s, nil
 		case errors.As(err, &damage):
@@ -139,6 +141,9 @@ func (r *Reader) Verify() (*Scan, []string, error) {
 		}
 		if !equalStreams(r.index.Streams, s.Index.Streams) {
 			add("the index's table of streams does not agree with the datagrams")
+		}
+		if x := r.index; x.EventCount != s.Index.EventCount || !slices.Equal(x.Events, s.Index.Events) {
+			add("the index's table of events does not agree with the events")
 		}
 	}
 	return s, problems, nil

@@ -254,6 +254,20 @@ func (w *Writer) WriteBatch(b *format.Batch) error {
 		t := &w.ifStats[s.Interface]
 		t.KernelDropped = max(t.KernelDropped, s.KernelDropped)
 	}
+	return w.addEvents(b.Events)
+}
+
+func (w *Writer) addEvents(events []format.Event) error {
+	for i := range events {
+		number := uint32(w.tally.Events)
+		w.raw = format.AppendEvent(w.raw, w.o.Info.Recording, w.o.Info.Number, number, &events[i])
+		w.tally.Add(&format.Batch{Events: events[i : i+1]})
+		if len(w.raw) >= w.o.ChunkSize {
+			if err := w.closeChunk(); err != nil {
+				return err
+			}
+		}
+	}
 	return nil
 }
 
@@ -269,6 +283,11 @@ func (w *Writer) check(b *format.Batch) error {
 		}
 		if d.Frame == nil && (!d.Dst.IsValid() || !d.Src.IsValid() || d.Src.Addr().Is4() != d.Dst.Addr().Is4()) {
 			return fmt.Errorf("%s: packet without a frame, from %v to %v: not addresses of one family", w.path, d.Src, d.Dst)
+		}
+	}
+	for i := range b.Events {
+		if e := &b.Events[i]; e.Interface < format.NoInterface || int(e.Interface) >= len(w.interfaces) {
+			return fmt.Errorf("%s: event of interface %d, %d are described", w.path, e.Interface, len(w.interfaces))
 		}
 	}
 	for _, s := range b.Stats {
@@ -447,6 +466,7 @@ func (w *Writer) seal() error {
 	}
 	w.index.Streams, w.index.StreamsCut = w.tally.Streams(), w.tally.StreamsCut
 	w.index.Interfaces = w.interfaces
+	w.index.Events, w.index.EventCount = w.tally.LastEvents(), uint32(w.tally.Events)
 	at, raw := w.offset, 0
 	if err := w.index.Blocks(func(b []byte) error {
 		raw += len(b)
