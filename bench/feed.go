@@ -25,6 +25,9 @@ type FeedOptions struct {
 	// Burst is the largest number of datagrams that are due at one time; sizes from
 	// 1 to Burst occur. Default 1: evenly spaced.
 	Burst int
+	// Together sends the datagrams of a burst to one group: the groups take turns by
+	// bursts.
+	Together bool
 	// MinSize and MaxSize of the payload in bytes, defaults 64 and MinSize; at least
 	// FeedHeader.
 	MinSize, MaxSize int
@@ -45,6 +48,7 @@ type Feed struct {
 	rnd    *rand.Rand
 	n      int
 	left   int // of the current burst
+	bursts int
 	due    int64
 	per    float64 // ns between datagrams on average
 	seq    []uint64
@@ -91,7 +95,11 @@ func (f *Feed) ReadBatch(b *format.Batch) error {
 		b.Buf = make([]byte, 0, need)
 	}
 	for len(b.Datagrams) < most && f.n < f.o.Count {
+		due := f.next()
 		g := f.n % len(f.o.Groups)
+		if f.o.Together {
+			g = f.bursts % len(f.o.Groups)
+		}
 		size := f.o.MinSize
 		if f.o.MaxSize > size {
 			size += f.rnd.IntN(f.o.MaxSize - size + 1)
@@ -103,7 +111,7 @@ func (f *Feed) ReadBatch(b *format.Batch) error {
 		binary.BigEndian.PutUint64(p[8:], f.seq[g])
 		f.messages(p[FeedHeader:])
 		b.Datagrams = append(b.Datagrams, format.Datagram{
-			Time: f.o.Start + f.next(),
+			Time: f.o.Start + due,
 			Src:  netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), f.o.SourcePort),
 			Dst:  f.o.Groups[g], TTL: 1, Length: uint32(size), Payload: p,
 		})
@@ -117,6 +125,7 @@ func (f *Feed) ReadBatch(b *format.Batch) error {
 // distances that keep the average rate.
 func (f *Feed) next() int64 {
 	if f.left == 0 {
+		f.bursts++
 		f.left = 1 + f.rnd.IntN(f.o.Burst)
 		f.due = int64(float64(f.n) * f.per)
 	}

@@ -7,9 +7,7 @@ import (
 	"io"
 	"net/netip"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"runtime"
 
 	"github.com/spf13/cobra"
 
@@ -21,9 +19,6 @@ import (
 	"castdeck/recorder"
 	"castdeck/replayer"
 )
-
-// demoOutside tells the inner run of the demo which namespace was left.
-const demoOutside = "CASTDECK_DEMO_OUTSIDE"
 
 func demoCmd() *cobra.Command {
 	var dir string
@@ -58,13 +53,13 @@ func (d *demo) say(format string, args ...any) { fmt.Fprintf(d.out, format+"\n",
 
 // start runs the demo in a namespace of its own where that is possible.
 func (d *demo) start(ctx context.Context) error {
-	here, err := netns.ID()
-	if left := os.Getenv(demoOutside); err == nil && left != "" && left != here {
+	if insideNamespace() {
 		if err := netns.Prepare(); err != nil {
 			return err
 		}
 		return d.run(ctx)
 	}
+	var err error
 	if d.dir == "" {
 		if d.dir, err = os.MkdirTemp("", "castdeck-demo-"); err != nil {
 			return err
@@ -77,20 +72,10 @@ func (d *demo) start(ctx context.Context) error {
 			return fmt.Errorf("%s holds %s of an earlier demo; name another folder", d.dir, name)
 		}
 	}
-	runtime.LockOSThread() // see netns.Start
-	defer runtime.UnlockOSThread()
-	child, err := netns.Start([]string{"demo", "--dir", d.dir}, demoOutside+"="+here)
-	if err != nil {
+	return inNamespace([]string{"demo", "--dir", d.dir}, func(err error) error {
 		d.say("No network namespace (%s): staying on the loopback interface.", oneLine(err.Error()))
 		return d.run(ctx)
-	}
-	// The child gets the terminal's signals itself.
-	err = child.Wait()
-	var exit *exec.ExitError
-	if errors.As(err, &exit) {
-		return &exitError{code: max(exit.ExitCode(), exitFailed)}
-	}
-	return err
+	})
 }
 
 // The files that the demo leaves.

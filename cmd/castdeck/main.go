@@ -127,7 +127,7 @@ guard.`,
 	}
 	root.CompletionOptions.HiddenDefaultCmd = true
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &exitError{exitUsage, err} })
-	root.AddCommand(recordCmd(), replayCmd(), infoCmd(), dumpCmd(), verifyCmd(), convertCmd(), repairCmd(), demoCmd(), versionCmd())
+	root.AddCommand(recordCmd(), replayCmd(), infoCmd(), dumpCmd(), verifyCmd(), convertCmd(), repairCmd(), benchCmd(), demoCmd(), versionCmd())
 	return root
 }
 

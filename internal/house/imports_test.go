@@ -15,6 +15,7 @@ const (
 	netlink  = "github.com/vishvananda/netlink"
 	klauspos = "github.com/klauspost/compress"
 	xxhash   = "github.com/cespare/xxhash/v2"
+	ethtool  = "github.com/safchain/ethtool"
 	hdr      = "github.com/HdrHistogram/hdrhistogram-go"
 )
 
@@ -33,11 +34,12 @@ var allowed = map[string]struct {
 	"castdeck/replayer":           {"batches to groups, on time", []string{"castdeck/format", "castdeck/internal/mcast", "castdeck/internal/sock", hdr, netlink}},
 	"castdeck/analysis":           {"answers from recordings", []string{"castdeck/format", hdr, xxhash}},
 	"castdeck/bench":              {"makes traffic and measures the whole path", []string{"castdeck/format", "castdeck/format/segment", "castdeck/recorder", "castdeck/replayer", "castdeck/analysis"}},
+	"castdeck/bench/sidebyside":   {"castdeck beside the tools that people use today", []string{"castdeck/bench", "castdeck/format", "castdeck/format/pcapfile", "castdeck/replayer", "castdeck/internal/netns"}},
 	"castdeck/cmd/castdeck":       {"the command line: the only place that prints, exits and reads flags", []string{"castdeck/...", "github.com/spf13/cobra", "github.com/dustin/go-humanize", "golang.org/x/term"}},
 	"castdeck/internal/sock":      {"the only unsafe and raw-syscall code", []string{sysUnix}},
 	"castdeck/internal/mcast":     {"groups, patterns, interfaces, limits; opens no socket", nil},
-	"castdeck/internal/netns":     {"runs the program again in a network namespace of its own", []string{sysUnix, netlink}},
-	"castdeck/internal/netnstest": {"a network namespace for the tests of a package", []string{"castdeck/internal/netns", sysUnix, netlink}},
+	"castdeck/internal/netns":     {"runs the program again in a network namespace of its own, and makes links in it", []string{sysUnix, netlink, ethtool}},
+	"castdeck/internal/netnstest": {"a network namespace for the tests of a package", []string{"castdeck/internal/netns"}},
 	"castdeck/internal/house":     {"this test", nil},
 }
 

@@ -1,0 +1,293 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"castdeck/bench/sidebyside"
+	"castdeck/internal/netns"
+)
+
+func benchCmd() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "bench",
+		Short: "Measure castdeck, beside other tools",
+		Long:  "Measure castdeck beside the tools that are installed, in a network namespace of its own.",
+		Args: func(_ *cobra.Command, args []string) error {
+			if len(args) > 0 {
+				return usagef("bench: no %q to measure", args[0])
+			}
+			return nil
+		},
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			cmd.SetOut(cmd.ErrOrStderr())
+			_ = cmd.Help()
+			return usagef("bench: name what to measure")
+		},
+	}
+	compare := &cobra.Command{
+		Use:   "compare",
+		Short: "castdeck beside the installed tools, on the same traffic",
+		Args:  cmd.Args, RunE: cmd.RunE,
+	}
+	compare.AddCommand(benchRecordCmd())
+	cmd.AddCommand(compare)
+	return cmd
+}
+
+type benchRecordFlags struct {
+	tools    []string
+	rates    []string
+	sizes    []int
+	groups   []int
+	repeat   int
+	duration durationValue
+	buffer   sizeValue
+	dir      string
+	json     bool
+
+	stdout, stderr io.Writer
+}
+
+func benchRecordCmd() *cobra.Command {
+	f := &benchRecordFlags{
+		duration: durationValue{Duration: 2 * time.Second, min: 100 * time.Millisecond, max: 10 * time.Minute},
+		buffer:   sizeValue{bytes: 64 << 20, min: 1 << 20, max: 1 << 30},
+	}
+	cmd := &cobra.Command{
+		Use:   "record",
+		Short: "Recorders side by side: loss, processor time, bytes on disk",
+		Long: `Send the same bursty traffic to one recorder after the other, castdeck's own
+ways and the installed tools, and say what each lost, what it cost and how large
+its file is. Everything happens between two virtual interfaces in a network
+namespace made for it; the buffers are equal; the runs take turns and the table
+shows medians. CPU is the recorder's own processor time, user and kernel, for each
+datagram that it recorded.
+
+Tools that are not installed are left out and named.`,
+		Example: `  castdeck bench compare record
+  castdeck bench compare record --rates 200kpps --sizes 256 --groups 1 --repeat 1
+  castdeck bench compare record --tool tcpdump --tool "castdeck socket, none" --json`,
+		Args: argsN(0, 0, "no arguments"),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			f.stdout, f.stderr = cmd.OutOrStdout(), cmd.ErrOrStderr()
+			o, err := f.options()
+			if err != nil {
+				return err
+			}
+			if !insideNamespace() {
+				return inNamespace(os.Args[1:], func(err error) error {
+					return fmt.Errorf("comparing needs a network namespace of its own: %w; run it as root", err)
+				})
+			}
+			ctx, stop := orderlyEnd(cmd.Context())
+			defer stop()
+			return f.run(ctx, o)
+		},
+	}
+	fl := cmd.Flags()
+	fl.StringArrayVar(&f.tools, "tool", nil, "run only this `RECORDER`, by its name in the table (repeatable)")
+	fl.StringSliceVar(&f.rates, "rates", []string{"100kpps", "200kpps", "400kpps", "600kpps"}, "datagrams a second")
+	fl.IntSliceVar(&f.sizes, "sizes", []int{64, 256, 1400}, "payload `BYTES`")
+	fl.IntSliceVar(&f.groups, "groups", []int{1, 64}, "numbers of groups")
+	fl.IntVar(&f.repeat, "repeat", 3, "runs of each")
+	fl.Var(&f.duration, "duration", "of the traffic of one run")
+	fl.Var(&f.buffer, "buffer", "kernel memory that each recorder asks for")
+	fl.StringVar(&f.dir, "dir", "", "folder for the files that are recorded, and removed again; default the system's for temporary ones")
+	fl.BoolVar(&f.json, "json", false, "print each run as a JSON line")
+	return cmd
+}
+
+func (f *benchRecordFlags) options() (sidebyside.RecordOptions, error) {
+	self, err := os.Executable()
+	if err != nil {
+		return sidebyside.RecordOptions{}, err
+	}
+	o := sidebyside.RecordOptions{
+		Castdeck: self, Tools: f.tools, Sizes: f.sizes, Groups: f.groups, Repeat: f.repeat,
+		Duration: f.duration.Duration, Buffer: f.buffer.bytes, Dir: f.dir,
+	}
+	for _, s := range f.rates {
+		v := rateValue{units: ppsUnits, example: "200kpps", max: 1e8}
+		if err := v.Set(s); err != nil {
+			return o, usagef("--rates: %v", err)
+		}
+		o.Rates = append(o.Rates, v.value)
+	}
+	for _, n := range f.sizes {
+		if n < 16 || n > 65_000 {
+			return o, usagef("--sizes %d: 16 to 65000 bytes", n)
+		}
+	}
+	for _, n := range f.groups {
+		if n < 1 || n > 2000 {
+			return o, usagef("--groups %d: 1 to 2000", n)
+		}
+	}
+	if f.repeat < 1 || f.repeat > 1000 {
+		return o, usagef("--repeat %d: 1 to 1000", f.repeat)
+	}
+	known := sidebyside.Recorders()
+	for _, t := range f.tools {
+		if !slices.Contains(known, t) {
+			return o, usagef("--tool %q: no such recorder (have %s)", t, strings.Join(known, "; "))
+		}
+	}
+	return o, nil
+}
+
+// benchRunJSON is one run of bench compare record.
+type benchRunJSON struct {
+	Event          string   `json:"event"`
+	Tool           string   `json:"tool"`
+	Command        []string `json:"command"`
+	RatePPS        float64  `json:"rate_pps"`
+	Size           int      `json:"size"`
+	Groups         int      `json:"groups"`
+	Sent           uint64   `json:"sent"`
+	SentRatePPS    float64  `json:"sent_rate_pps"`
+	Recorded       uint64   `json:"recorded"`
+	FileBytes      int64    `json:"file_bytes"`
+	CPUSeconds     float64  `json:"cpu_seconds"`
+	CPUPerDatagram float64  `json:"cpu_ns_per_datagram"`
+	MaxRSSBytes    int64    `json:"max_rss_bytes"`
+	Error          string   `json:"error,omitempty"`
+}
+
+func (f *benchRecordFlags) run(ctx context.Context, o sidebyside.RecordOptions) error {
+	if err := netns.Prepare(); err != nil {
+		return err
+	}
+	for _, name := range o.Missing() {
+		fmt.Fprintf(f.stderr, "castdeck: %s is not installed: left out\n", name)
+	}
+	terminal := isTerminal(f.stderr)
+	enc := json.NewEncoder(f.stdout)
+	o.Each = func(r sidebyside.RecordRun) {
+		if terminal {
+			fmt.Fprintf(f.stderr, "\r%d bytes, %s, %.0f kpps: %s\x1b[K", r.Size, plural(r.Groups, "group"), r.Rate/1e3, r.Tool)
+		}
+		if !f.json {
+			return
+		}
+		j := benchRunJSON{
+			Event: "run", Tool: r.Tool, Command: r.Command, RatePPS: r.Rate, Size: r.Size, Groups: r.Groups,
+			Sent: r.Sent, SentRatePPS: r.SentRate, Recorded: r.Recorded, FileBytes: r.FileBytes,
+			CPUSeconds: r.CPU.Seconds(), CPUPerDatagram: r.CPUPerDatagram(), MaxRSSBytes: r.MaxRSS,
+		}
+		if r.Err != nil {
+			j.Error = r.Err.Error()
+		}
+		_ = enc.Encode(j)
+	}
+	runs, err := sidebyside.Record(ctx, o)
+	if terminal {
+		fmt.Fprint(f.stderr, "\r\x1b[K")
+	}
+	if !f.json {
+		f.table(o, runs)
+	}
+	if errors.Is(err, context.Canceled) {
+		return lossy
+	}
+	return err
+}
+
+// table prints Markdown, a table for each size and number of groups.
+func (f *benchRecordFlags) table(o sidebyside.RecordOptions, runs []sidebyside.RecordRun) {
+	fmt.Fprintf(f.stdout, "%s, %s, %s; buffers of %s; medians of %s; CPU in ns for each datagram recorded, and what was lost.\n",
+		machine(), kernel(), runtime.Version(), formatSize(o.Buffer), plural(o.Repeat, "run"))
+	rows := sidebyside.Table(runs)
+	for _, groups := range o.Groups {
+		for _, size := range o.Sizes {
+			fmt.Fprintf(f.stdout, "\n%d bytes of payload, %s\n\n", size, plural(groups, "group"))
+			tw := tabwriter.NewWriter(f.stdout, 0, 0, 1, ' ', 0)
+			fmt.Fprint(tw, "| recorder\t")
+			for _, r := range o.Rates {
+				fmt.Fprintf(tw, "| %.0f kpps\t", r/1e3)
+			}
+			fmt.Fprint(tw, "| without loss\t| bytes on disk\t| memory\t|\n|---\t")
+			for range len(o.Rates) + 3 {
+				fmt.Fprint(tw, "|---\t")
+			}
+			fmt.Fprint(tw, "|\n")
+			for _, row := range rows {
+				f.row(tw, row, o, size, groups)
+			}
+			tw.Flush()
+		}
+	}
+	failed := map[string]bool{}
+	for _, r := range runs {
+		if r.Err != nil && !failed[r.Tool] {
+			failed[r.Tool] = true
+			fmt.Fprintf(f.stderr, "castdeck: %s: %s\n", r.Tool, oneLine(r.Err.Error()))
+		}
+	}
+}
+
+func (f *benchRecordFlags) row(w io.Writer, row sidebyside.RecordRow, o sidebyside.RecordOptions, size, groups int) {
+	fmt.Fprintf(w, "| %s\t", row.Tool)
+	best, disk, memory := "-", "-", "-"
+	for _, rate := range o.Rates {
+		c, ok := row.Cells[sidebyside.Case{Size: size, Groups: groups, Rate: rate}]
+		switch {
+		case !ok || c.CPUPerDatagram == 0:
+			fmt.Fprint(w, "| -\t")
+			continue
+		case c.Lost == 0:
+			fmt.Fprintf(w, "| %.0f", c.CPUPerDatagram)
+			best = fmt.Sprintf("%.0f kpps", rate/1e3)
+		default:
+			fmt.Fprintf(w, "| %.0f, %s lost", c.CPUPerDatagram, share(c.Lost))
+		}
+		if c.Reached < 0.97 {
+			fmt.Fprintf(w, " (at %.0f kpps)", rate*c.Reached/1e3)
+		}
+		fmt.Fprint(w, "\t")
+		disk = fmt.Sprintf("%.0f", c.BytesPerRecord)
+		memory = fmt.Sprintf("%.0f MB", c.MaxRSS/1e6)
+	}
+	fmt.Fprintf(w, "| %s\t| %s\t| %s\t|\n", best, disk, memory)
+}
+
+// share is a part of a whole in percent, never rounded to nothing.
+func share(x float64) string {
+	if x < 0.0001 {
+		return "<0.01 %"
+	}
+	return strconv.FormatFloat(100*x, 'g', 3, 64) + " %"
+}
+
+// machine names the processor.
+func machine() string {
+	b, _ := os.ReadFile("/proc/cpuinfo")
+	for _, line := range strings.Split(string(b), "\n") {
+		if k, v, ok := strings.Cut(line, ":"); ok && strings.TrimSpace(k) == "model name" {
+			return fmt.Sprintf("%d x %s", runtime.NumCPU(), strings.TrimSpace(v))
+		}
+	}
+	return fmt.Sprintf("%d CPUs (%s)", runtime.NumCPU(), runtime.GOARCH)
+}
+
+// kernel names the system.
+func kernel() string {
+	out, err := exec.Command("uname", "-sr").Output()
+	if err != nil {
+		return runtime.GOOS
+	}
+	return strings.TrimSpace(string(out))
+}
