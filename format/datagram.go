@@ -225,7 +225,7 @@ type CorruptError struct {
 	// Length in bytes of what cannot be used from Offset on; 0 where unknown.
 	Length int64
 	// Chunks is how many chunks of a recording are known to be lost here; 0 where
-	// that is not known.
+	// that is not known, -1 where one comes that was told as lost before.
 	Chunks int
 	// Reason is one line without a trailing full stop.
 	Reason string

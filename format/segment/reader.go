@@ -6,6 +6,8 @@ import (
 	"io"
 	"io/fs"
 	"math"
+	"slices"
+	"sort"
 
 	"castdeck/format"
 )
@@ -40,6 +42,8 @@ type Reader struct {
 	base       int    // index of the current section's interface 0
 	sections   int    // first frames seen
 	next       uint32 // number of the chunk that should come next
+	gaps       []span // numbers below next that have not come, ascending
+	late       int64  // offset of a chunk of which was told that it stands too late
 	start      int64  // offset of the first chunk
 	offset     int64
 	footer     *format.Footer
@@ -113,26 +117,38 @@ func NewSalvage(f io.ReaderAt, size int64, path string, o ReadOptions) (*Reader,
 		if err := r.unpack(c); err != nil {
 			return nil, err
 		}
-		pos, err := r.search(0)
+		pos, h, err := r.searchChunk()
 		if err != nil {
 			return nil, err
 		}
 		if pos < 0 {
 			continue
 		}
-		h, err := format.ParseChunkHeader(r.raw)
-		if err != nil {
-			continue // an index or a footer only: no chunk is left
-		}
 		r.info = &format.SegmentInfo{Recording: h.Recording, Number: h.Segment}
 		r.sections, r.salvaged = 1, true
-		r.start, r.offset, r.next = pos, pos, h.Number
+		r.start, r.offset = pos, pos
+		r.skip(h.Number)
 		r.lost = &format.CorruptError{Path: path, Length: pos, Chunks: int(h.Number),
 			Reason: fmt.Sprintf("the first frame is damaged; %d chunk(s) lost before chunk %d", h.Number, h.Number)}
 		r.readFooter()
 		return r, nil
 	}
 	return nil, fmt.Errorf("%s: %w", path, format.ErrFormat)
+}
+
+// searchChunk is the offset and header of the first whole chunk, -1 where there is
+// none. Index and footer may stand before it, where something was put over the start of
+// the file; so may a segment block that counts as an index after a flipped bit.
+func (r *Reader) searchChunk() (int64, format.ChunkHeader, error) {
+	for pos := int64(0); ; pos++ {
+		var err error
+		if pos, err = r.search(pos); pos < 0 || err != nil {
+			return -1, format.ChunkHeader{}, err
+		}
+		if h, err := format.ParseChunkHeader(r.raw); err == nil {
+			return pos, h, nil
+		}
+	}
 }
 
 // opening reads the blocks of a first frame: section header, interfaces, segment
@@ -169,7 +185,7 @@ func (r *Reader) opening(raw []byte) error {
 			if len(rest) > 0 {
 				return fmt.Errorf("%d bytes behind the segment block: packed again by another tool", len(rest))
 			}
-			r.info, r.base, r.next = info, base, 0
+			r.info, r.base, r.next, r.gaps = info, base, 0, nil
 			r.interfaces = append(r.interfaces, interfaces...)
 			r.known = false
 			r.sections++
@@ -404,17 +420,25 @@ func (r *Reader) takeChunk(b *format.Batch, frameLen int) error {
 	if c.Recording != r.info.Recording || c.Segment != r.info.Number {
 		return fmt.Errorf("chunk %d of another segment (recording %s, segment %d)", c.Number, c.Recording, c.Segment)
 	}
+	// What is wrong with its place is told once, before the chunk's own datagrams: the
+	// next call reads it again.
 	switch {
-	case c.Number < r.next:
-		return fmt.Errorf("chunk %d stands here again or too late, chunk %d was due", c.Number, r.next)
 	case c.Number > r.next:
-		// Told once, before the chunk's own datagrams: the next call reads it again.
 		missing := c.Number - r.next
-		r.next = c.Number
+		r.skip(c.Number)
 		return &format.CorruptError{Path: r.path, Offset: r.offset, Chunks: int(missing),
 			Reason: fmt.Sprintf("%d chunk(s) missing before chunk %d", missing, c.Number)}
+	case c.Number == r.next:
+		r.next++
+	case gapOf(r.gaps, c.Number) < 0:
+		return fmt.Errorf("chunk %d stands here again, chunk %d was due", c.Number, r.next)
+	case r.late != r.offset:
+		r.late = r.offset
+		return &format.CorruptError{Path: r.path, Offset: r.offset, Chunks: -1,
+			Reason: fmt.Sprintf("chunk %d stands here, too late: chunk %d was due", c.Number, r.next)}
+	default:
+		r.gaps = without(r.gaps, c.Number)
 	}
-	r.next = c.Number + 1
 	if err := r.parseChunk(b, b.Buf[format.ChunkHeaderSize:]); err != nil {
 		return err
 	}
@@ -425,6 +449,49 @@ func (r *Reader) takeChunk(b *format.Batch, frameLen int) error {
 		})
 	}
 	return nil
+}
+
+// span is chunk numbers, to not included.
+type span struct{ from, to uint32 }
+
+// skip notes that the chunks from r.next to n have not come. They may stand elsewhere.
+func (r *Reader) skip(n uint32) {
+	const most = 1 << 18 // of which a hostile file could have one for every chunk
+	if n == r.next {
+		return
+	}
+	if len(r.gaps) >= most {
+		r.gaps = r.gaps[1:]
+	}
+	r.gaps = append(r.gaps, span{r.next, n})
+	r.next = n
+}
+
+// gapOf is the place of the gap that n is in, or -1.
+func gapOf(gaps []span, n uint32) int {
+	i := sort.Search(len(gaps), func(i int) bool { return gaps[i].to > n })
+	if i == len(gaps) || gaps[i].from > n {
+		return -1
+	}
+	return i
+}
+
+// without takes n, which is in one of the gaps, out of them.
+func without(gaps []span, n uint32) []span {
+	i := gapOf(gaps, n)
+	g := gaps[i]
+	switch {
+	case g.from == n && g.to == n+1:
+		return slices.Delete(gaps, i, i+1)
+	case g.from == n:
+		gaps[i].from++
+	case g.to == n+1:
+		gaps[i].to--
+	default:
+		gaps[i].to = n
+		return slices.Insert(gaps, i+1, span{n + 1, g.to})
+	}
+	return gaps
 }
 
 // parseChunk fills the batch from the blocks behind a chunk header, whose
@@ -513,6 +580,9 @@ func (r *Reader) decode(d *format.Datagram, e *format.EPB, ifc uint16) {
 	d.Time, d.Drops, d.Flags, d.Interface = int64(e.Time), e.Drops, e.Flags, ifc
 	d.Frame, d.FrameLength = e.Data, e.Original
 	link := r.interfaces[ifc].LinkType
+	if r.info.Made {
+		link = format.LinkTypeEthernet // no checksum covers the descriptions in a first frame
+	}
 	switch {
 	case link == format.LinkTypeEthernet && format.DecodePlain(d):
 	case r.o.Decoder != nil:
@@ -552,7 +622,7 @@ func (r *Reader) resync(why error) error {
 	if after > r.next {
 		damage.Chunks = int(after - r.next)
 		damage.Reason += fmt.Sprintf("; %d chunk(s) lost before chunk %d", after-r.next, after)
-		r.next = after
+		r.skip(after)
 	}
 	return damage
 }
@@ -680,12 +750,18 @@ func (r *Reader) SeekTime(t int64) error {
 			latest = max(latest, c.Last)
 		}
 		if latest >= t {
-			r.offset, r.next = x.Chunks[n].Offset, uint32(n)
+			r.seek(x.Chunks[n].Offset, n)
 			return nil
 		}
 	}
-	r.offset, r.next = r.size, uint32(n)
+	r.seek(r.size, n)
 	return nil
+}
+
+// seek goes to chunk n, at offset. Nothing that is before it has come.
+func (r *Reader) seek(offset int64, n int) {
+	r.offset, r.next, r.gaps, r.late = offset, 0, nil, 0
+	r.skip(uint32(n))
 }
 
 // rewind goes back to the first chunk.

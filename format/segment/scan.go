@@ -34,6 +34,9 @@ type Scan struct {
 	Found *format.Index
 	// Sections counts recordings that stand one behind the other in the file.
 	Sections int
+
+	gaps []span // chunk numbers that did not come, up to next
+	next uint32
 }
 
 // Loss sums up chunks that are lost.
@@ -64,11 +67,15 @@ func (r *Reader) Scan() (*Scan, error) {
 			s.Index.Streams, s.Index.StreamsCut = s.Tally.Streams(), s.Tally.StreamsCut
 			s.Index.Interfaces = fresh.interfaces
 			s.Index.Events, s.Index.EventCount = s.Tally.LastEvents(), uint32(s.Tally.Events)
-			s.Sections = fresh.sections
+			s.Sections, s.gaps, s.next = fresh.sections, fresh.gaps, fresh.next
 			return s, nil
 		case errors.As(err, &damage):
 			s.DamagedPlaces++
-			s.DamagedChunks += max(1, damage.Chunks)
+			if damage.Chunks < 0 {
+				s.DamagedChunks += damage.Chunks
+			} else {
+				s.DamagedChunks += max(1, damage.Chunks)
+			}
 			s.LostBytes += damage.Length
 			if len(s.Damage) < maxDamage {
 				s.Damage = append(s.Damage, damage)
@@ -149,17 +156,13 @@ func (r *Reader) Verify() (*Scan, []string, error) {
 	return s, problems, nil
 }
 
-// missing sums up the chunks that the file's index places where the scan found none.
+// missing sums up the chunks that the file's index has and the scan did not find.
 func (r *Reader) missing(s *Scan) (l Loss) {
-	there := make(map[int64]bool, len(s.Index.Chunks))
-	for i := range s.Index.Chunks {
-		there[s.Index.Chunks[i].Offset] = true
-	}
 	for i := range r.index.Chunks {
-		c := &r.index.Chunks[i]
-		if there[c.Offset] {
+		if n := uint32(i); n < s.next && gapOf(s.gaps, n) < 0 {
 			continue
 		}
+		c := &r.index.Chunks[i]
 		if l.Chunks == 0 {
 			l.First, l.Last = c.First, c.Last
 		}
