@@ -12,6 +12,7 @@ import (
 const (
 	gopacket = "github.com/google/gopacket"
 	sysUnix  = "golang.org/x/sys/unix"
+	netBPF   = "golang.org/x/net/bpf"
 	netlink  = "github.com/vishvananda/netlink"
 	klauspos = "github.com/klauspost/compress"
 	xxhash   = "github.com/cespare/xxhash/v2"
@@ -27,20 +28,21 @@ var allowed = map[string]struct {
 	why     string
 	imports []string
 }{
-	"castdeck/format":             {"what a datagram is, in memory and as bytes", []string{klauspos, xxhash}},
-	"castdeck/format/segment":     {"where the bytes live: segment files", []string{"castdeck/format", sysUnix}},
-	"castdeck/format/pcapfile":    {"foreign captures to batches and back; the only user of gopacket", []string{"castdeck/format", gopacket, klauspos, "github.com/pierrec/lz4/v4"}},
-	"castdeck/recorder":           {"groups to batches, and the ledger of loss", []string{"castdeck/format", "castdeck/internal/mcast", "castdeck/internal/sock"}},
-	"castdeck/replayer":           {"batches to groups, on time", []string{"castdeck/format", "castdeck/internal/mcast", "castdeck/internal/sock", hdr, netlink}},
-	"castdeck/analysis":           {"answers from recordings", []string{"castdeck/format", hdr, xxhash}},
-	"castdeck/bench":              {"makes traffic and measures the whole path", []string{"castdeck/format", "castdeck/format/segment", "castdeck/recorder", "castdeck/replayer", "castdeck/analysis"}},
-	"castdeck/bench/sidebyside":   {"castdeck beside the tools that people use today", []string{"castdeck/bench", "castdeck/format", "castdeck/format/pcapfile", "castdeck/replayer", "castdeck/internal/netns"}},
-	"castdeck/cmd/castdeck":       {"the command line: the only place that prints, exits and reads flags", []string{"castdeck/...", "github.com/spf13/cobra", "github.com/dustin/go-humanize", "golang.org/x/term"}},
-	"castdeck/internal/sock":      {"the only unsafe and raw-syscall code", []string{sysUnix}},
-	"castdeck/internal/mcast":     {"groups, patterns, interfaces, limits; opens no socket", nil},
-	"castdeck/internal/netns":     {"runs the program again in a network namespace of its own, and makes links in it", []string{sysUnix, netlink, ethtool}},
-	"castdeck/internal/netnstest": {"a network namespace for the tests of a package", []string{"castdeck/internal/netns"}},
-	"castdeck/internal/house":     {"this test", nil},
+	"castdeck/format":              {"what a datagram is, in memory and as bytes", []string{klauspos, xxhash}},
+	"castdeck/format/segment":      {"where the bytes live: segment files", []string{"castdeck/format", sysUnix}},
+	"castdeck/format/pcapfile":     {"foreign captures to batches and back; the only user of gopacket", []string{"castdeck/format", gopacket, klauspos, "github.com/pierrec/lz4/v4"}},
+	"castdeck/recorder":            {"groups to batches, and the ledger of loss", []string{"castdeck/format", "castdeck/internal/mcast", "castdeck/internal/pcapfilter", "castdeck/internal/sock"}},
+	"castdeck/replayer":            {"batches to groups, on time", []string{"castdeck/format", "castdeck/internal/mcast", "castdeck/internal/sock", hdr, netlink}},
+	"castdeck/analysis":            {"answers from recordings", []string{"castdeck/format", hdr, xxhash}},
+	"castdeck/bench":               {"makes traffic and measures the whole path", []string{"castdeck/format", "castdeck/format/segment", "castdeck/recorder", "castdeck/replayer", "castdeck/analysis"}},
+	"castdeck/bench/sidebyside":    {"castdeck beside the tools that people use today", []string{"castdeck/bench", "castdeck/format", "castdeck/format/pcapfile", "castdeck/replayer", "castdeck/internal/netns"}},
+	"castdeck/cmd/castdeck":        {"the command line: the only place that prints, exits and reads flags", []string{"castdeck/...", "github.com/spf13/cobra", "github.com/dustin/go-humanize", "golang.org/x/term"}},
+	"castdeck/internal/sock":       {"the only unsafe and raw-syscall code", []string{sysUnix}},
+	"castdeck/internal/mcast":      {"groups, patterns, interfaces, limits; opens no socket", nil},
+	"castdeck/internal/pcapfilter": {"the pcap filter language, and filters for groups, as programs for the kernel", []string{netBPF}},
+	"castdeck/internal/netns":      {"runs the program again in a network namespace of its own, and makes links in it", []string{sysUnix, netlink, ethtool}},
+	"castdeck/internal/netnstest":  {"a network namespace for the tests of a package", []string{"castdeck/internal/netns"}},
+	"castdeck/internal/house":      {"this test", nil},
 }
 
 type pkg struct {
