@@ -1,6 +1,7 @@
 package format
 
 import (
+	"encoding/binary"
 	"math"
 	"net/netip"
 )
@@ -48,10 +49,10 @@ type Tally struct {
 
 	streams []*Stream
 	byKey   map[streamKey]*Stream
-	// last is, per interface, the stream of its latest datagram: most interfaces
-	// are subscriptions with one source, so that the map is hardly ever asked.
-	last []*Stream
-	loss []lossCount
+	// recent are the streams of the latest datagrams, each at a place that follows
+	// from its addresses, so that the map is hardly ever asked.
+	recent [256]*Stream
+	loss   []lossCount
 }
 
 // lossCount reconciles the two ways in which an interface's losses are told.
@@ -107,13 +108,9 @@ func (t *Tally) add(d *Datagram) {
 }
 
 func (t *Tally) stream(d *Datagram) *Stream {
-	i := int(d.Interface)
-	if i < len(t.last) {
-		if s := t.last[i]; s != nil && s.Dst == d.Dst && s.Src == d.Src {
-			return s
-		}
-	} else {
-		t.last = append(t.last, make([]*Stream, i+1-len(t.last))...)
+	at := recentSlot(d)
+	if s := t.recent[at]; s != nil && s.Dst == d.Dst && s.Src == d.Src && s.Interface == d.Interface {
+		return s
 	}
 	k := streamKey{d.Src, d.Dst, d.Interface}
 	s := t.byKey[k]
@@ -129,8 +126,17 @@ func (t *Tally) stream(d *Datagram) *Stream {
 		t.byKey[k] = s
 		t.streams = append(t.streams, s)
 	}
-	t.last[i] = s
+	t.recent[at] = s
 	return s
+}
+
+// recentSlot is d's place among the recent streams: what groups and sources differ in
+// are the last bytes of their addresses and their ports.
+func recentSlot(d *Datagram) uint8 {
+	src, dst := d.Src.Addr().As16(), d.Dst.Addr().As16()
+	h := binary.BigEndian.Uint32(dst[12:]) ^ uint32(d.Dst.Port())<<16 ^ uint32(d.Interface)<<24
+	h = (h*0x9E3779B1 ^ binary.BigEndian.Uint32(src[12:]) ^ uint32(d.Src.Port())<<16) * 0x9E3779B1
+	return uint8(h >> 24)
 }
 
 func (t *Tally) lossOf(ifc uint16) *lossCount {

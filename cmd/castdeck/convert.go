@@ -248,10 +248,10 @@ func (c *converter) run(ctx context.Context) error {
 	}
 
 	out := &splitter{how: c.split, kind: kind, keep: c.frames == "keep", path: c.out, create: c.create, o: c.options(in)}
-	ahead := readAhead(in, src)
-	defer ahead.stop()
+	defer in.Close()
+	in.readAhead(ctx)
 	stopReport := c.report()
-	damaged, err := c.copy(ctx, ahead, out)
+	damaged, err := c.copy(ctx, in, src, out)
 	if err == nil {
 		err = out.finish()
 	}
@@ -263,7 +263,6 @@ func (c *converter) run(ctx context.Context) error {
 		return err
 	}
 	if !c.enough() {
-		ahead.wait()
 		for i, path := range in.unsealed() {
 			const most = 20
 			if i < most {
@@ -350,31 +349,28 @@ func (c *converter) create(path string, k outputKind, o segment.Options) (*outpu
 }
 
 // copy reads, selects, changes and writes until the end of the input.
-func (c *converter) copy(ctx context.Context, ahead *aheadReader, out *splitter) (damaged bool, err error) {
-	var list []format.Interface
-	interfaces := func() []format.Interface { return list }
-	ether, maker := pcapfile.NewEthernet(interfaces), pcapfile.NewFrameMaker(interfaces)
+// Src is in or a part of it.
+func (c *converter) copy(ctx context.Context, in *input, src format.BatchReader, out *splitter) (damaged bool, err error) {
+	ether, maker := pcapfile.NewEthernet(in.interfaces), pcapfile.NewFrameMaker(in.interfaces)
+	b := new(format.Batch)
 	for {
-		item, ok := ahead.next(ctx)
-		if !ok {
-			return damaged, fmt.Errorf("interrupted; %s holds what was converted until then", c.holder())
-		}
+		err := src.ReadBatch(b)
 		switch {
-		case errors.Is(item.err, io.EOF):
-			out.describe(c.known(list, ether))
+		case err != nil && ctx.Err() != nil:
+			return damaged, fmt.Errorf("interrupted; %s holds what was converted until then", c.holder())
+		case errors.Is(err, io.EOF):
+			out.describe(c.known(in, ether))
 			if n := ether.Skipped(); n > 0 {
 				c.say("%s: %s neither IP nor Ethernet left out", c.name, plural(n, "packet"))
 			}
 			return damaged, nil
-		case isDamage(item.err):
+		case format.Damaged(err):
 			damaged = true
-			c.say("%s: %s", c.name, describe(item.err))
+			c.say("%s: %s", c.name, describe(err))
 			continue
-		case item.err != nil:
-			return damaged, item.err
+		case err != nil:
+			return damaged, err
 		}
-		b := item.batch
-		list = item.interfaces
 		c.read.Add(uint64(len(b.Datagrams)))
 		done := c.sel.apply(b)
 		if err := c.reshape.apply(b); err != nil {
@@ -390,7 +386,7 @@ func (c *converter) copy(ctx context.Context, ahead *aheadReader, out *splitter)
 			}
 			ether.Convert(b)
 		}
-		out.describe(c.known(list, ether))
+		out.describe(c.known(in, ether))
 		if err == nil && !b.Empty() {
 			err = out.WriteBatch(b)
 		}
@@ -403,8 +399,7 @@ func (c *converter) copy(ctx context.Context, ahead *aheadReader, out *splitter)
 		if done {
 			return damaged, nil
 		}
-		ahead.recycle(b)
-		if c.out == stdio && ahead.idle() {
+		if c.out == stdio && in.ahead.Idle() {
 			// Whoever reads a live stream wants it now.
 			if err := out.flushText(); err != nil {
 				return damaged, err
@@ -414,9 +409,9 @@ func (c *converter) copy(ctx context.Context, ahead *aheadReader, out *splitter)
 }
 
 // known are the interfaces as the output has them.
-func (c *converter) known(list []format.Interface, ether *pcapfile.Ethernet) []format.Interface {
+func (c *converter) known(in *input, ether *pcapfile.Ethernet) []format.Interface {
 	if c.frames == "keep" {
-		return list
+		return in.interfaces()
 	}
 	return ether.Interfaces()
 }
@@ -461,97 +456,6 @@ func (c *converter) report() (stop func()) {
 		}
 	})
 }
-
-func isDamage(err error) bool {
-	var c *format.CorruptError
-	return errors.As(err, &c) || errors.Is(err, format.ErrVersion)
-}
-
-// aheadReader reads an input in a goroutine of its own, which closes it at the end:
-// so that decoding goes on while the batch before is written, and an interruption
-// need not wait for a pipe that says nothing.
-type aheadReader struct {
-	items chan aheadItem
-	free  chan *format.Batch
-	quit  chan struct{}
-	done  chan struct{} // closed when the input is
-}
-
-// aheadItem is a batch with the interfaces known by then, or an error.
-type aheadItem struct {
-	batch      *format.Batch
-	interfaces []format.Interface
-	err        error
-}
-
-// aheadBatches is how many batches there are: one that is read, one that waits, one
-// that is written.
-const aheadBatches = 3
-
-// readAhead reads src, which is in or a part of it.
-func readAhead(in *input, src format.BatchReader) *aheadReader {
-	a := &aheadReader{
-		items: make(chan aheadItem, aheadBatches), free: make(chan *format.Batch, aheadBatches),
-		quit: make(chan struct{}), done: make(chan struct{}),
-	}
-	for range aheadBatches {
-		a.free <- new(format.Batch)
-	}
-	go a.run(in, src)
-	return a
-}
-
-func (a *aheadReader) run(in *input, src format.BatchReader) {
-	defer close(a.done)
-	defer in.Close()
-	for {
-		var b *format.Batch
-		select {
-		case b = <-a.free:
-		case <-a.quit:
-			return
-		}
-		err := src.ReadBatch(b)
-		if err != nil {
-			a.free <- b // there is room: it came from there
-			b = nil
-		}
-		select {
-		case a.items <- aheadItem{b, in.interfaces(), err}:
-		case <-a.quit:
-			return
-		}
-		if err != nil && !isDamage(err) {
-			return
-		}
-	}
-}
-
-// next waits for what comes next; not ok where ctx ended before. An error that is no
-// damage is the last item.
-func (a *aheadReader) next(ctx context.Context) (item aheadItem, ok bool) {
-	if ctx.Err() != nil {
-		return item, false
-	}
-	select {
-	case item = <-a.items:
-		return item, true
-	case <-ctx.Done():
-		return item, false
-	}
-}
-
-// recycle gives a batch of next back.
-func (a *aheadReader) recycle(b *format.Batch) { a.free <- b }
-
-// idle says that nothing is there to be read at once.
-func (a *aheadReader) idle() bool { return len(a.items) == 0 }
-
-// wait waits until the input is closed, after its last item.
-func (a *aheadReader) wait() { <-a.done }
-
-// stop ends the reading; a read that waits for a pipe ends with the program.
-func (a *aheadReader) stop() { close(a.quit) }
 
 // sameFile says whether two paths name one file.
 func sameFile(a, b string) bool {

@@ -115,6 +115,7 @@ func (d *dumper) run(paths []string) error {
 	if err != nil {
 		return err
 	}
+	in.readAhead(context.Background())
 	if err := d.dump(src, in.path, in.interfaces); err != nil {
 		return err
 	}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -29,6 +30,12 @@ type input struct {
 	// parts of several captures; merge reads them.
 	parts []*inputPart
 	merge *format.Merge
+	// ahead reads all of this where readAhead was called, until ctx ends.
+	ahead *format.Ahead
+	ctx   context.Context
+	// stream says that it is, or has in it, what can be read only once and may keep its
+	// readers waiting: stdin, a FIFO.
+	stream bool
 }
 
 // inputPart is one of several captures that are read as one.
@@ -65,7 +72,7 @@ func openFile(path string) (*input, error) {
 		if err != nil {
 			return nil, err
 		}
-		return &input{path: "stdin", file: r}, nil
+		return &input{path: "stdin", file: r, stream: true}, nil
 	}
 	st, err := os.Stat(path)
 	if err != nil {
@@ -74,7 +81,7 @@ func openFile(path string) (*input, error) {
 	if st.IsDir() {
 		return nil, fmt.Errorf("%s is a folder; name a capture file in it", path)
 	}
-	in := &input{path: path, size: st.Size()}
+	in := &input{path: path, size: st.Size(), stream: !st.Mode().IsRegular()}
 	if st.Mode().IsRegular() {
 		in.seg, err = segment.Open(path, segmentOptions())
 		if err == nil {
@@ -111,6 +118,7 @@ func openCaptures(name string, captures []*capture) (*input, error) {
 	for _, c := range captures {
 		p := &inputPart{capture: c}
 		in.parts = append(in.parts, p)
+		in.stream = in.stream || c.stream
 		var err error
 		if c.segments != nil {
 			for _, s := range c.segments {
@@ -154,7 +162,34 @@ func (in *input) sources() (sources []format.MergeSource) {
 	return sources
 }
 
+// readAhead makes reading go on beside what is done with each batch, in a goroutine
+// that ends with the input or with Close. When ctx ends, ReadBatch returns its error
+// even where it waits for a pipe. It is called once, behind seek.
+func (in *input) readAhead(ctx context.Context) {
+	in.ctx, in.ahead = ctx, format.NewAhead(files{in}, files{in}.interfaces)
+}
+
+// ReadBatch may give the batch other memory; see format.Ahead.
 func (in *input) ReadBatch(b *format.Batch) error {
+	if in.ahead != nil {
+		return in.ahead.Read(in.ctx, b)
+	}
+	return files{in}.ReadBatch(b)
+}
+
+// interfaces known so far.
+func (in *input) interfaces() []format.Interface {
+	if in.ahead != nil {
+		return in.ahead.Interfaces()
+	}
+	return files{in}.interfaces()
+}
+
+// files are what an input reads.
+type files struct{ in *input }
+
+func (f files) ReadBatch(b *format.Batch) error {
+	in := f.in
 	switch {
 	case in.rec != nil && in.seg != nil:
 		return in.rec.ReadBatch(b)
@@ -179,8 +214,8 @@ func inFile(err error) error {
 	return &named
 }
 
-// interfaces known so far.
-func (in *input) interfaces() []format.Interface {
+func (f files) interfaces() []format.Interface {
+	in := f.in
 	switch {
 	case in.seg != nil:
 		return in.seg.Interfaces()
@@ -303,7 +338,15 @@ func (in *input) seek(start, end int64) error {
 	return nil
 }
 
+// Close ends the reading and closes the files; streams are left to the end of the
+// program where they are being read ahead, because that may be waiting.
 func (in *input) Close() error {
+	if in.ahead != nil {
+		if in.stream {
+			return nil
+		}
+		in.ahead.Close()
+	}
 	var err error
 	if in.rec != nil {
 		err = in.rec.Close()
@@ -621,8 +664,9 @@ func describe(err error) string {
 	return fmt.Sprintf("byte %d: %s", c.Offset, c.Reason)
 }
 
-// each reads the whole capture. Damage goes to note, any other error ends it.
+// each reads the whole capture ahead. Damage goes to note, any other error ends it.
 func (in *input) each(f func(*format.Batch) error, note func(error)) error {
+	in.readAhead(context.Background())
 	return each(in, f, note)
 }
 
@@ -630,7 +674,6 @@ func each(r format.BatchReader, f func(*format.Batch) error, note func(error)) e
 	var b format.Batch
 	for {
 		err := r.ReadBatch(&b)
-		var c *format.CorruptError
 		switch {
 		case err == nil:
 			if err := f(&b); err != nil {
@@ -638,7 +681,7 @@ func each(r format.BatchReader, f func(*format.Batch) error, note func(error)) e
 			}
 		case errors.Is(err, io.EOF):
 			return nil
-		case errors.As(err, &c) || errors.Is(err, format.ErrVersion):
+		case format.Damaged(err):
 			note(err)
 		default:
 			return err

@@ -187,11 +187,10 @@ func (c *classic) next(rec *record) error {
 		return c.resyncer().resync("a record's header makes no sense")
 	}
 	b = c.win.buffered() // followed may have moved it
-	*rec = record{
-		data:     b[c.header:n:n],
-		time:     int64(h.sec)*1e9 + int64(h.frac)*c.unit,
-		original: max(h.original, h.captured), // some writers leave it 0
-	}
+	// The fields that this format has not stay as they are, zero.
+	rec.data = b[c.header:n:n]
+	rec.time = int64(h.sec)*1e9 + int64(h.frac)*c.unit
+	rec.original = max(h.original, h.captured) // some writers leave it 0
 	c.lastSec, c.seen = h.sec, true
 	c.win.consume(n)
 	return nil

@@ -7,7 +7,6 @@ package pcapfile
 
 import (
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -268,7 +267,7 @@ func (r *Reader) step(b *format.Batch) bool {
 	}
 	if err := r.parser.next(&r.rec); err != nil {
 		r.pending = err
-		if r.frags.open > 0 && !goesOn(err) {
+		if r.frags.open > 0 && !format.Damaged(err) {
 			// Fragments that are still alone will stay so. Deliver them first;
 			// the parser returns this error again.
 			r.frags.failAll(&r.counts)
@@ -285,12 +284,6 @@ func (r *Reader) step(b *format.Batch) bool {
 		r.frags.expire(r.rec.time, &r.counts)
 	}
 	return true
-}
-
-// goesOn reports whether more may come after err.
-func goesOn(err error) bool {
-	var damage *format.CorruptError
-	return errors.As(err, &damage) || errors.Is(err, format.ErrVersion)
 }
 
 // room reserves a datagram and n bytes of Buf; false where b must be returned

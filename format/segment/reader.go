@@ -216,8 +216,12 @@ func (r *Reader) Path() string { return r.path }
 // Compression of the file.
 func (r *Reader) Compression() format.Compression { return r.compression }
 
-// Interfaces known so far, of a sealed file all of them; the reader's own slice.
-func (r *Reader) Interfaces() []format.Interface { return r.interfaces }
+// Interfaces known so far, of a sealed file all of them. The slice is the reader's; it
+// never changes, a later call may return another one.
+func (r *Reader) Interfaces() []format.Interface {
+	n := len(r.interfaces)
+	return r.interfaces[:n:n]
+}
 
 // Sealed says whether the file ends in a footer. One that does not is still being
 // written or was cut off.
@@ -260,7 +264,7 @@ func (r *Reader) readFooter() {
 // adopt takes all interfaces from an index, so that reading can begin anywhere.
 func (r *Reader) adopt(x *format.Index) {
 	r.index = x
-	r.interfaces = x.Interfaces
+	r.interfaces = slices.Clip(x.Interfaces)
 	r.known = true
 }
 
@@ -552,11 +556,9 @@ func (r *Reader) parseChunk(b *format.Batch, rest []byte) error {
 			if !ok {
 				n = uint16(min(len(r.interfaces)-r.base, format.MaxInterfaces-1))
 			}
-			at, err := r.interfaceAt(uint32(n))
-			if err != nil {
+			if err := r.describe(uint32(n), i); err != nil {
 				return err
 			}
-			r.interfaces[at] = i
 		}
 	}
 	return nil
@@ -570,10 +572,26 @@ func (r *Reader) interfaceAt(n uint32) (int, error) {
 		return 0, fmt.Errorf("interface %d, limit %d", n, format.MaxInterfaces)
 	}
 	for int64(len(r.interfaces)) <= at {
-		// Never in place: the list may be the index's.
-		r.interfaces = append(r.interfaces[:len(r.interfaces):len(r.interfaces)], format.Interface{LinkType: format.LinkTypeEthernet})
+		r.interfaces = append(r.interfaces, nameless)
 	}
 	return int(at), nil
+}
+
+// nameless is an interface whose description is not known.
+var nameless = format.Interface{LinkType: format.LinkTypeEthernet}
+
+// describe fills the place of a section's interface n, unless it is filled.
+func (r *Reader) describe(n uint32, i format.Interface) error {
+	had := len(r.interfaces)
+	at, err := r.interfaceAt(n)
+	if err != nil || r.interfaces[at] != nameless || i == nameless {
+		return err
+	}
+	if at < had {
+		r.interfaces = slices.Clone(r.interfaces) // see Interfaces
+	}
+	r.interfaces[at] = i
+	return nil
 }
 
 func (r *Reader) decode(d *format.Datagram, e *format.EPB, ifc uint16) {

@@ -56,9 +56,11 @@ func (r *Reader) Scan() (*Scan, error) {
 	}
 	s := &Scan{Index: &format.Index{Recording: fresh.info.Recording, Segment: fresh.info.Number}, Found: &format.Index{}}
 	fresh.chunks, fresh.found = &s.Index.Chunks, s.Found
+	ahead := format.NewAhead(fresh, fresh.Interfaces)
+	defer ahead.Close()
 	var b format.Batch
 	for {
-		err := fresh.ReadBatch(&b)
+		err := ahead.ReadBatch(&b)
 		var damage *format.CorruptError
 		switch {
 		case err == nil:
