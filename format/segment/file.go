@@ -106,3 +106,38 @@ func Cause(err error) error {
 	}
 	return err
 }
+
+// lockSeries takes the lock that keeps a second recorder from the names of a series:
+// a hidden file, because between two segments there may be no open one. Close removes
+// it. A crash leaves the file, and releases the lock.
+func lockSeries(path string) (io.Closer, error) {
+	for {
+		f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|openFlags, fileMode)
+		if err != nil {
+			return nil, err
+		}
+		if err := lock(f); err != nil {
+			f.Close()
+			return nil, &fs.PathError{Op: "lock", Path: path, Err: err}
+		}
+		held, err := f.Stat()
+		if err == nil {
+			// The one before may have removed it just now.
+			if there, serr := os.Lstat(path); serr == nil && os.SameFile(held, there) {
+				return seriesLock{f}, nil
+			}
+		}
+		f.Close()
+		if err != nil {
+			return nil, err
+		}
+	}
+}
+
+type seriesLock struct{ f *os.File }
+
+func (l seriesLock) Close() error {
+	// While it is locked: a file of this name is never another's.
+	_ = os.Remove(l.f.Name())
+	return l.f.Close()
+}

@@ -42,4 +42,14 @@ func dataSync(f *os.File) error {
 	return nil
 }
 
+// diskFree asks how many bytes unprivileged users may still write, and how many there
+// are (statfs(2)).
+func diskFree(dir string) (free, total int64, err error) {
+	var st unix.Statfs_t
+	if err := unix.Statfs(dir, &st); err != nil {
+		return 0, 0, &os.PathError{Op: "statfs", Path: dir, Err: err}
+	}
+	return int64(st.Bavail) * st.Bsize, int64(st.Blocks) * st.Bsize, nil
+}
+
 func syncDir(d *os.File) error { return d.Sync() }

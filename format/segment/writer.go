@@ -111,6 +111,8 @@ type Writer struct {
 type ifStats struct {
 	format.InterfaceStats
 	touched bool
+	// Of Received and Dropped, what chunks in the file tell.
+	fileReceived, fileDropped uint64
 }
 
 // Create makes a segment file and writes its first frame. The error of a failed
@@ -190,6 +192,18 @@ func (w *Writer) Tally() *format.Tally { return &w.tally }
 // Written counts the datagrams and payload bytes in chunks that are in the file;
 // after an error, what can be read from it.
 func (w *Writer) Written() (datagrams, bytes uint64) { return w.written, w.writtenBytes }
+
+// InFile counts an interface's packets, and its losses told, in chunks that are in the
+// file.
+func (w *Writer) InFile(ifc uint16) (packets, dropped uint64) {
+	if int(ifc) >= len(w.ifStats) {
+		return 0, 0
+	}
+	return w.ifStats[ifc].fileReceived, w.ifStats[ifc].fileDropped
+}
+
+// DroppedOn is what the file tells of an interface's losses, or will when it is sealed.
+func (w *Writer) DroppedOn(ifc uint16) uint64 { return w.tally.DroppedOn(ifc) }
 
 // Stored counts the chunks that were stored uncompressed under pressure.
 func (w *Writer) Stored() uint64 { return w.stored }
@@ -362,7 +376,6 @@ func (w *Writer) closeChunk() error {
 		t.Dropped = w.tally.DroppedOn(i)
 		w.raw = format.AppendISB(w.raw, t.InterfaceStats)
 	}
-	w.touched = w.touched[:0]
 	w.chunk.Dropped = w.tally.Dropped - w.dropped
 	format.FinishChunk(w.raw, &w.chunk)
 
@@ -371,6 +384,11 @@ func (w *Writer) closeChunk() error {
 		return err
 	}
 	// State advances only now: a chunk that was not written is in no total.
+	for _, i := range w.touched {
+		t := &w.ifStats[i]
+		t.fileReceived, t.fileDropped = t.Received, t.Dropped
+	}
+	w.touched = w.touched[:0]
 	w.dropped = w.tally.Dropped
 	w.written += uint64(w.chunk.Datagrams)
 	w.writtenBytes += w.chunk.Bytes
