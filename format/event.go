@@ -29,6 +29,10 @@ const (
 	EventResumed = "resumed"
 	// EventHost: what the host and its interfaces lost meanwhile.
 	EventHost = "host-counters"
+	// EventPaused: the disk was full, and nothing was written from then on.
+	// EventGoesOn: there was room again.
+	EventPaused = "writing-paused"
+	EventGoesOn = "writing-goes-on"
 )
 
 // NoInterface is the Event.Interface of an event that is of no interface.

@@ -29,9 +29,6 @@ type Part interface {
 // lossTeller is a Part that tells losses, as Writer does. Its totals begin at 0 with
 // every file, so that those of a recording's files add up.
 type lossTeller interface {
-	// DroppedOn is what the file tells of an interface's losses, or will when it is
-	// sealed.
-	DroppedOn(ifc uint16) uint64
 	// InFile counts the interface's packets, and its losses told, in chunks that are
 	// in the file.
 	InFile(ifc uint16) (packets, dropped uint64)
@@ -135,6 +132,8 @@ const (
 	// retryAfter is the first and longest time between two attempts to go on after a
 	// pause.
 	retryAfter, retryAtMost = time.Second, time.Minute
+	// maxHeldEvents bounds the events that wait for room.
+	maxHeldEvents = 1000
 	// settling is how long the file system has to show room after deleting.
 	settling = 5 * time.Second
 )
@@ -166,8 +165,8 @@ type Series struct {
 	given     uint64    // datagrams so far
 	wrote     time.Time // when there last was something to write
 	settled   time.Time
+	held      []format.Event // for the next file
 	paused    bool
-	why       string // of the pause
 	retryAt   time.Time
 	backOff   time.Duration
 
@@ -175,12 +174,12 @@ type Series struct {
 	slots   chan struct{}
 	last    chan struct{} // closed when the segment before is sealed
 
-	mu     sync.Mutex
-	totals SeriesTotals // of files that are closed
-	open   SeriesTotals // of the open file
-	isOpen bool         // there is one
-	failed error        // of sealing
-	lost   []*part1     // that could not be sealed for want of room
+	mu       sync.Mutex
+	totals   SeriesTotals // of files that are closed
+	open     SeriesTotals // of the open file
+	isOpen   bool         // there is one
+	failed   error        // of sealing
+	unsealed string       // a file that could not be sealed for want of room
 }
 
 // part1 is one file.
@@ -190,8 +189,6 @@ type part1 struct {
 	number      uint32
 	room        *roomFile // nil but with FullDelete
 	datagrams   uint64    // given to it
-	packets     []uint64  // given to it, by interface; filled when it is handed over
-	kernel      []uint64  // ifLedger.toldKernel before
 	first, last int64
 	end         int64 // of its time, ns
 	totals      bool  // were given to it
@@ -346,8 +343,9 @@ func (s *Series) WriteBatch(b *format.Batch) error {
 			return nil
 		case s.paused:
 			s.lose(rest.Datagrams)
+			s.hold(rest.Events...)
 			return nil
-		case s.part == nil && n == 0 && !s.news(rest.Stats):
+		case s.part == nil && n == 0 && len(rest.Events) == 0 && !s.news(rest.Stats):
 			return nil // nothing to open a file for
 		case s.part == nil:
 			t := s.wrote.UnixNano()
@@ -367,17 +365,26 @@ func (s *Series) WriteBatch(b *format.Batch) error {
 		rest.Datagrams = rest.Datagrams[n:]
 		ended := len(rest.Datagrams) > 0
 		if !ended {
-			s.scratch.Stats = rest.Stats // they belong behind the last datagram
+			// They belong behind the last datagram.
+			s.scratch.Stats, s.scratch.Events = rest.Stats, rest.Events
+			if len(s.held) > 0 {
+				s.scratch.Events = append(s.held, rest.Events...)
+				s.held = nil
+			}
 		}
 		if err := s.write(&s.scratch); err != nil {
 			if !s.pauses(err) {
 				return s.fail(err)
 			}
+			if !ended {
+				rest.Events = s.scratch.Events
+			}
 			continue
 		}
-		switch {
-		case ended, s.o.Rotate.Bytes > 0 && s.part.Size() >= s.o.Rotate.Bytes:
-			s.handOver()
+		if ended || s.o.Rotate.Bytes > 0 && s.part.Size() >= s.o.Rotate.Bytes {
+			if err := s.handOver(); err != nil {
+				return err
+			}
 		}
 		if !ended {
 			return nil
@@ -485,12 +492,19 @@ func (s *Series) tellTotals(stats []format.InterfaceStats) {
 	}
 }
 
-// handOver has the open file sealed by another goroutine.
-func (s *Series) handOver() {
+// handOver writes what is gathered for the open file and has the file sealed by another
+// goroutine. What that one can fail to write is the index only.
+func (s *Series) handOver() error {
 	p := s.part
+	if err := p.Flush(); err != nil {
+		if s.pauses(err) {
+			return nil
+		}
+		return s.fail(err)
+	}
 	s.part = nil
 	s.number++
-	s.settle(p)
+	s.settle(p, false)
 	if p.room != nil {
 		p.room.sealing = true
 	}
@@ -508,38 +522,26 @@ func (s *Series) handOver() {
 		}
 		s.sealed(p, err)
 	})
+	return nil
 }
 
-// settle closes the ledgers for a file, as they will be when it is sealed.
-func (s *Series) settle(p *part1) {
+// settle closes the ledgers for a file that is complete but for its index, or, with
+// failed, as complete as it will ever be: what did not get into it is lost.
+func (s *Series) settle(p *part1, failed bool) {
 	teller, _ := p.Part.(lossTeller)
-	p.packets, p.kernel = make([]uint64, len(s.ifs)), make([]uint64, len(s.ifs))
 	for i := range s.ifs {
 		l := &s.ifs[i]
-		p.packets[i], p.kernel[i] = l.packets, l.toldKernel
-		l.packets, l.here = 0, 0
 		if teller != nil {
-			l.told += teller.DroppedOn(uint16(i))
-			l.toldKernel = l.kernel
+			packets, dropped := teller.InFile(uint16(i))
+			l.told += dropped
+			if failed {
+				l.lost += l.packets - packets
+				l.seen += l.packets - packets
+			} else {
+				l.toldKernel = l.kernel
+			}
 		}
-		l.owes = l.seen > l.told
-	}
-}
-
-// unsettle corrects the ledgers for a file that was settled and could not be written
-// to its end.
-func (s *Series) unsettle(p *part1) {
-	teller, _ := p.Part.(lossTeller)
-	if teller == nil {
-		return
-	}
-	for i, given := range p.packets {
-		l := &s.ifs[i]
-		packets, dropped := teller.InFile(uint16(i))
-		l.told -= min(l.told, teller.DroppedOn(uint16(i))-dropped)
-		l.toldKernel = min(l.toldKernel, p.kernel[i])
-		l.lost += given - packets
-		l.seen += given - packets
+		l.packets, l.here = 0, 0
 		l.owes = l.seen > l.told
 	}
 }
@@ -565,7 +567,7 @@ func (s *Series) sealed(p *part1, err error) {
 	case err == nil:
 		s.totals.Sealed++
 	case IsFull(err) && s.o.OnFull == FullPause:
-		s.lost = append(s.lost, p)
+		s.unsealed = p.path
 	default:
 		s.failed = cmp.Or(s.failed, err)
 	}
@@ -597,8 +599,7 @@ func (s *Series) pauses(err error) bool {
 	}
 	p := s.part
 	s.part = nil
-	s.settle(p)
-	s.unsettle(p)
+	s.settle(p, true)
 	s.abandon(p)
 	s.pause(err.Error(), p.path)
 	return true
@@ -607,15 +608,15 @@ func (s *Series) pauses(err error) bool {
 // abandon takes up a file that could not be written to its end. One without a datagram
 // goes away.
 func (s *Series) abandon(p *part1) {
-	datagrams, bytes := p.Written()
 	_ = p.Close()
+	datagrams, bytes := p.Written()
 	s.mu.Lock()
 	s.totals.Datagrams += datagrams
 	s.totals.Bytes += bytes
 	s.totals.Lost += p.datagrams - datagrams
 	s.totals.FileBytes += p.Size()
 	s.mu.Unlock()
-	if datagrams == 0 {
+	if datagrams == 0 && !p.totals {
 		_ = s.o.FS.Remove(p.path)
 		s.backOff = min(2*s.backOff, retryAtMost)
 		return
@@ -625,8 +626,10 @@ func (s *Series) abandon(p *part1) {
 }
 
 func (s *Series) pause(why, path string) {
-	s.paused, s.why = true, why
-	s.retryAt = s.o.Now().Add(s.backOff)
+	now := s.o.Now()
+	s.paused = true
+	s.retryAt = now.Add(s.backOff)
+	s.hold(format.Event{Time: now.UnixNano(), Kind: format.EventPaused, Text: why, Interface: format.NoInterface})
 	s.mu.Lock()
 	s.totals.Paused = true
 	lost := s.totals.Lost
@@ -655,8 +658,15 @@ func (s *Series) resume(now time.Time) error {
 	s.totals.Paused = false
 	lost := s.totals.Lost
 	s.mu.Unlock()
+	s.hold(format.Event{Time: now.UnixNano(), Kind: format.EventGoesOn, Interface: format.NoInterface,
+		Text: fmt.Sprintf("%d datagrams were not written so far for want of room", lost)})
 	s.o.Event(Event{Kind: EventResumed, Path: s.part.path, Lost: lost})
 	return nil
+}
+
+// hold keeps events for the next file, the first ones of a long pause.
+func (s *Series) hold(events ...format.Event) {
+	s.held = append(s.held, events[:min(len(events), maxHeldEvents-min(len(s.held), maxHeldEvents))]...)
 }
 
 // lose counts datagrams that come while there is no room.
@@ -726,8 +736,9 @@ func (s *Series) Rotate() error {
 	if err := s.check(); err != nil {
 		return err
 	}
+	defer s.publish()
 	if s.part != nil && s.part.datagrams > 0 {
-		s.handOver()
+		return s.handOver()
 	}
 	return nil
 }
@@ -748,7 +759,9 @@ func (s *Series) Tick() error {
 		return s.resume(now)
 	}
 	if p := s.part; p != nil && p.datagrams > 0 && now.Sub(s.wrote) >= idle && now.UnixNano() >= p.end {
-		s.handOver()
+		if err := s.handOver(); err != nil || s.paused {
+			return err
+		}
 	}
 	s.enforce(now)
 	return s.checkRoom(now)
@@ -770,7 +783,9 @@ func (s *Series) checkRoom(now time.Time) error {
 	switch s.o.OnFull {
 	case FullPause:
 		if s.part != nil {
-			s.handOver()
+			if err := s.handOver(); err != nil || s.paused {
+				return err
+			}
 		}
 		s.pause(why, "")
 		return nil
@@ -799,20 +814,17 @@ func (s *Series) check() error {
 		return fmt.Errorf("%s: %w", s.o.Names.path, fs.ErrClosed)
 	}
 	s.mu.Lock()
-	lost, failed := s.lost, s.failed
-	s.lost = nil
+	failed, unsealed := s.failed, s.unsealed
+	s.unsealed = ""
 	s.mu.Unlock()
-	for _, p := range lost {
-		datagrams, _ := p.Written()
-		s.unsettle(p)
-		s.mu.Lock()
-		s.totals.Lost += p.datagrams - datagrams
-		s.mu.Unlock()
-		if !s.paused {
-			if s.part != nil {
-				s.handOver()
+	if unsealed != "" && !s.paused && s.err == nil {
+		if s.part != nil {
+			if err := s.handOver(); err != nil {
+				return err
 			}
-			s.pause("no room to finish a segment", p.path)
+		}
+		if !s.paused {
+			s.pause("no room to seal a segment", unsealed)
 		}
 	}
 	if failed != nil && s.err == nil {
@@ -862,8 +874,9 @@ func (s *Series) Close() error {
 		if p.datagrams == 0 && !p.totals && p.number > 0 {
 			s.part = nil
 			s.abandon(p)
-		} else {
-			s.handOver()
+		} else if err := s.handOver(); err != nil {
+			s.part = nil
+			s.abandon(p)
 		}
 	}
 	s.sealing.Wait()

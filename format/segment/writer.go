@@ -202,9 +202,6 @@ func (w *Writer) InFile(ifc uint16) (packets, dropped uint64) {
 	return w.ifStats[ifc].fileReceived, w.ifStats[ifc].fileDropped
 }
 
-// DroppedOn is what the file tells of an interface's losses, or will when it is sealed.
-func (w *Writer) DroppedOn(ifc uint16) uint64 { return w.tally.DroppedOn(ifc) }
-
 // Stored counts the chunks that were stored uncompressed under pressure.
 func (w *Writer) Stored() uint64 { return w.stored }
 
