@@ -1,6 +1,7 @@
 package recorder
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -59,6 +60,8 @@ type loop struct {
 	stop     *atomic.Bool
 	count    uint64 // 0 is no limit
 	interval int64  // of statistics, ns
+	// end is the time of day at which the groups were left, in ns; 0 before.
+	end int64
 
 	// Only where the sockets are several: until is the time of day before which
 	// everything has been taken, floor what it will be after this pass, clock the
@@ -110,7 +113,8 @@ type socket struct {
 	conn   *sock.Conn
 	groups []groupIndex // by address
 	recent int          // index in groups of the last datagram's
-	device uint32       // IPv6: interface that a datagram has to come in by; 0 is any
+	device uint32       // IPv6, and what is no group: interface that a datagram has to come in by; 0 is any
+	stays  bool         // no group that could be left
 	buffer int
 	ledger ledger
 	// booked is what has been booked on subscriptions, where several share the
@@ -121,9 +125,20 @@ type socket struct {
 	failed   int64
 }
 
+// groupIndex is a group, of one source or of any, and its subscription.
 type groupIndex struct {
-	addr netip.Addr
-	sub  uint16
+	addr, source netip.Addr
+	sub          uint16
+}
+
+// compare has a group's any source, the zero Addr, before the others.
+func (g groupIndex) compare(o groupIndex) int {
+	return cmp.Or(g.addr.Compare(o.addr), g.source.Compare(o.source), cmp.Compare(g.sub, o.sub))
+}
+
+// takes says that a datagram from src to dst is this group's.
+func (g *groupIndex) takes(src, dst netip.Addr) bool {
+	return g.addr == dst && (g.source == src || !g.source.IsValid())
 }
 
 type subscription struct {
@@ -136,7 +151,8 @@ type subscription struct {
 func (s *socket) shared() bool { return len(s.groups) > 1 }
 
 // find returns the subscription that a datagram is for. With one group the kernel
-// has compared addresses; with several it compares ports only.
+// has compared addresses; with several it compares ports only, and with several
+// sources of a group it says that it was one of them.
 func (s *socket) find(m *sock.Message) (sub uint16, ok bool) {
 	if s.device != 0 && m.Interface != s.device {
 		return 0, false
@@ -144,24 +160,25 @@ func (s *socket) find(m *sock.Message) (sub uint16, ok bool) {
 	if len(s.groups) == 1 {
 		return s.groups[0].sub, true
 	}
-	addr := m.Dst.Addr()
-	if g := &s.groups[s.recent]; g.addr == addr {
+	src, dst := m.Src.Addr(), m.Dst.Addr()
+	if g := &s.groups[s.recent]; g.takes(src, dst) {
 		return g.sub, true
 	}
+	// The last one that is not behind (dst, src): that source, or any source.
 	lo, hi := 0, len(s.groups)
 	for lo < hi {
 		mid := int(uint(lo+hi) / 2)
-		if s.groups[mid].addr.Less(addr) {
+		if g := &s.groups[mid]; g.addr.Less(dst) || g.addr == dst && g.source.Compare(src) <= 0 {
 			lo = mid + 1
 		} else {
 			hi = mid
 		}
 	}
-	if lo == len(s.groups) || s.groups[lo].addr != addr {
+	if lo == 0 || !s.groups[lo-1].takes(src, dst) {
 		return 0, false
 	}
-	s.recent = lo
-	return s.groups[lo].sub, true
+	s.recent = lo - 1
+	return s.groups[lo-1].sub, true
 }
 
 // run receives until it is told to stop, the count is reached, or a socket fails
@@ -277,6 +294,9 @@ func (s *socket) drain(l *loop, calls int) (n int, more bool, err error) {
 		for i := range k {
 			l.receiver.Message(i, &l.message)
 			charged += len(l.message.Payload) + skbCharge
+			if l.end != 0 && s.stays && (l.message.Time == 0 || l.message.Time > l.end) {
+				return n + i, false, nil // it and all behind it came after the end
+			}
 			if l.take(s, &l.message); l.counted {
 				return n + i + 1, false, nil
 			}
@@ -439,6 +459,9 @@ func (l *loop) readDrops() (grown uint64) {
 // readDrops leaves it open on a shared socket for which subscription a loss was
 // until the next datagram comes: the recording would count it there again.
 func (s *socket) readDrops(l *loop) (uint64, error) {
+	if l.end != 0 && s.stays {
+		return 0, nil // this one goes on receiving
+	}
 	counter, err := s.conn.Drops()
 	if err != nil {
 		return 0, err
@@ -492,9 +515,14 @@ func (l *loop) writeTotals(all bool) {
 }
 
 // finish leaves the groups, takes what is queued, and hands over the rest and the
-// final totals. It always runs to its end and returns the first error.
+// final totals. Unicast and broadcast cannot be left: of these it takes what had
+// come by then. It always runs to its end and returns the first error.
 func (l *loop) finish() error {
 	var first error
+	if !l.counted {
+		l.readDrops()
+	}
+	l.end = time.Now().UnixNano()
 	for _, s := range l.inlets {
 		if err := s.leave(); err != nil && first == nil {
 			first = err

@@ -173,9 +173,10 @@ func TestCheck(t *testing.T) {
 		want string
 	}{
 		{nil, "no group to record"},
-		{[]Subscription{{}}, "is not a multicast address"},
-		{[]Subscription{sub("10.0.0.1:5000", "", "")}, "10.0.0.1 is not a multicast address"},
-		{[]Subscription{sub("[::ffff:239.1.1.1]:5000", "", "")}, "not a multicast address"},
+		{[]Subscription{{}}, "is no address to receive on"},
+		{[]Subscription{sub("10.0.0.1:5000", "", "")}, ""},
+		{[]Subscription{sub("10.0.0.1:5000", "10.0.0.2", "")}, "10.0.0.1 is not a multicast address, and only groups are joined by source"},
+		{[]Subscription{sub("[::ffff:239.1.1.1]:5000", "", "")}, "no address to receive on"},
 		{[]Subscription{sub("239.1.1.1:0", "", "")}, "port 0"},
 		{[]Subscription{sub("239.1.1.1:5000", "::1", "")}, "::1@239.1.1.1:5000: source and group are of different families"},
 		{make([]Subscription, MaxSubscriptions+1), "at most 65536"},

@@ -37,16 +37,20 @@ import (
 	"castdeck/internal/sock"
 )
 
-// Subscription is one group to record. It has the fields of mcast.Group, so that
-// one converts to the other.
+// Subscription is one group to record, or a UDP port of this machine. It has the
+// fields of mcast.Group, so that one converts to the other.
 type Subscription struct {
-	// Group is a multicast address and a UDP port.
+	// Group is a multicast address and a UDP port. An address that is not multicast is
+	// not joined: it is one of the machine's own, a broadcast address of one of its
+	// networks, or 0.0.0.0 or :: for all of these.
 	Group netip.AddrPort
-	// Source limits the group to one sender; the zero Addr is any source.
+	// Source limits a multicast group to one sender; the zero Addr is any source.
 	Source netip.Addr
 	// Interface is the name, index or own IP address of a network interface; where
-	// it is empty the kernel's routes decide.
+	// it is empty the kernel's routes decide, and what is not a group may come by any.
 	Interface string
+	// Name is what people call the group; it stands in the interface's description.
+	Name string
 }
 
 // MaxSubscriptions is the limit of format.Datagram's interface index.
@@ -166,12 +170,14 @@ func check(subs []Subscription) error {
 	}
 	for _, s := range subs {
 		switch {
-		case !s.Group.Addr().IsMulticast() || s.Group.Addr().Is4In6():
-			return fmt.Errorf("%v is not a multicast address", s.Group.Addr())
+		case !s.Group.Addr().IsValid() || s.Group.Addr().Is4In6():
+			return fmt.Errorf("%v is no address to receive on", s.Group.Addr())
+		case s.Source.IsValid() && !s.Group.Addr().IsMulticast():
+			return fmt.Errorf("%v: %v is not a multicast address, and only groups are joined by source", s, s.Group.Addr())
 		case s.Group.Port() == 0:
 			return fmt.Errorf("%v: port 0 cannot be received on", s.Group.Addr())
 		case s.Source.IsValid() && s.Source.Is4() != s.Group.Addr().Is4():
-			return fmt.Errorf("%v: source and group are of different families", mcast.Group(s))
+			return fmt.Errorf("%v: source and group are of different families", s)
 		}
 	}
 	return nil
@@ -182,6 +188,9 @@ func describe(s Subscription, iface string) format.Interface {
 	text := mcast.Group{Group: s.Group, Source: s.Source}.String()
 	if iface != "" {
 		text += " on " + iface
+	}
+	if s.Name != "" {
+		text += " (" + s.Name + ")"
 	}
 	return format.Interface{Name: iface, Description: text, LinkType: format.LinkTypeEthernet}
 }

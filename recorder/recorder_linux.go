@@ -6,11 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"net/netip"
 	"runtime"
 	"slices"
 	"sync"
 	"sync/atomic"
+	"syscall"
 
 	"castdeck/format"
 	"castdeck/internal/mcast"
@@ -49,10 +49,14 @@ const receivePerCall = 64
 // arrives; it is recorded when Run takes it, and what does not fit until then is
 // counted as dropped.
 //
-// Up to 64 subscriptions have a socket each; beyond, subscriptions to any source
-// on one interface and port share sockets, see SubscriptionStats.Dropped.
-// Subscribing to a group for any source and for one, both, records what that one
-// sends twice, once for each subscription; the same subscription twice is refused.
+// Up to 64 subscriptions have a socket each; beyond, groups on one interface and
+// port share sockets as the kernel's limits allow, see SubscriptionStats.Dropped.
+// Subscriptions that would record a datagram twice are refused, such as a group for
+// any source and for one: no datagram is recorded twice.
+//
+// What is not a multicast group is received on sockets that have their port for
+// themselves: Listen fails where another program has it, and while the recorder
+// runs no other program gets it. A broadcast address is shared with others.
 func Listen(subs []Subscription, o Options) (*Recorder, error) {
 	o, err := o.withDefaults()
 	if err != nil {
@@ -66,11 +70,18 @@ func Listen(subs []Subscription, o Options) (*Recorder, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := distinct(subs, devices); err != nil {
+	indices := make([]int, len(devices))
+	for i, dev := range devices {
+		if dev != nil {
+			indices[i] = dev.Index
+		}
+	}
+	if err := distinct(subs, indices); err != nil {
 		return nil, err
 	}
-	sockets := plan(subs, mcast.MaxMemberships())
-	r.queue.ordered = len(sockets) > 1
+	limit := limits{groups: mcast.MaxMemberships()}
+	limit.sources4, limit.sources6 = mcast.MaxSources()
+	sockets := plan(subs, limit)
 	l := &loop{queue: r.queue, count: o.Count, interval: o.StatsInterval.Nanoseconds(),
 		subs: make([]subscription, len(subs)), publish: r.publish, stop: &r.stop}
 	r.loop = l
@@ -78,6 +89,7 @@ func Listen(subs []Subscription, o Options) (*Recorder, error) {
 		r.release()
 		return nil, err
 	}
+	r.queue.ordered = len(l.inlets) > 1
 	r.publish(l)
 	return r, nil
 }
@@ -106,28 +118,6 @@ func (r *Recorder) resolve(subs []Subscription) ([]*net.Interface, error) {
 	return devices, nil
 }
 
-// distinct refuses a subscription that stands twice in the list, also where its
-// interface is named otherwise: its datagrams would be recorded twice.
-func distinct(subs []Subscription, devices []*net.Interface) error {
-	type key struct {
-		group  netip.AddrPort
-		source netip.Addr
-		index  int
-	}
-	seen := make(map[key]bool, len(subs))
-	for i, s := range subs {
-		k := key{s.Group, s.Source, 0}
-		if devices[i] != nil {
-			k.index = devices[i].Index
-		}
-		if seen[k] {
-			return fmt.Errorf("%v is subscribed to twice", mcast.Group(s))
-		}
-		seen[k] = true
-	}
-	return nil
-}
-
 func (r *Recorder) open(subs []Subscription, devices []*net.Interface, sockets [][]int) error {
 	var err error
 	l := r.loop
@@ -140,26 +130,53 @@ func (r *Recorder) open(subs []Subscription, devices []*net.Interface, sockets [
 	}
 	l.poller = r.poller
 	l.ready = make([]int, min(len(sockets), 1024))
-	for key, members := range sockets {
+	var alone []*sock.Conn // that are not of groups
+	for len(sockets) > 0 {
+		members := sockets[0]
 		config := sock.ListenConfig{Buffer: r.options.Buffer}
 		for _, i := range members {
 			config.Memberships = append(config.Memberships,
 				sock.Membership{Group: subs[i].Group, Source: subs[i].Source, Interface: devices[i]})
 		}
 		conn, err := sock.Listen(config)
-		if err != nil {
+		full := errors.Is(err, syscall.ENOBUFS) || errors.Is(err, syscall.ENOMEM)
+		switch {
+		case full && len(members) > 1:
+			// A limit that the plan does not know, mostly net.core.optmem_max.
+			half := len(members) / 2
+			sockets[0] = members[half:]
+			sockets = append([][]int{members[:half]}, sockets...)
+			continue
+		case errors.Is(err, syscall.EMFILE), errors.Is(err, syscall.ENFILE):
+			return fmt.Errorf("%d subscriptions need %d sockets, and %d could be opened: %w", len(subs), len(l.inlets)+len(sockets), len(l.inlets), err)
+		case err != nil:
 			return err
 		}
+		sockets = sockets[1:]
 		s := &socket{conn: conn, buffer: conn.Buffer()}
 		l.inlets = append(l.inlets, s)
-		if dev := devices[members[0]]; dev != nil && !subs[members[0]].Group.Addr().Is4() {
+		first := subs[members[0]].Group.Addr()
+		s.stays = !first.IsMulticast()
+		if dev := devices[members[0]]; dev != nil && (s.stays || !first.Is4()) {
 			s.device = uint32(dev.Index)
 		}
 		for _, i := range members {
-			s.groups = append(s.groups, groupIndex{subs[i].Group.Addr(), uint16(i)})
+			s.groups = append(s.groups, groupIndex{subs[i].Group.Addr(), subs[i].Source, uint16(i)})
 		}
-		slices.SortFunc(s.groups, func(a, b groupIndex) int { return cmp.Or(a.addr.Compare(b.addr), cmp.Compare(a.sub, b.sub)) })
-		if err := r.poller.Add(conn, key); err != nil {
+		slices.SortFunc(s.groups, groupIndex.compare)
+		if err := r.poller.Add(conn, len(l.inlets)-1); err != nil {
+			return err
+		}
+		// The plan has these before all others.
+		if s.stays {
+			if err := conn.SetShared(true); err != nil {
+				return err
+			}
+			alone = append(alone, conn)
+		}
+	}
+	for _, conn := range alone {
+		if err := conn.SetShared(false); err != nil {
 			return err
 		}
 	}

@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"os"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -692,7 +693,7 @@ func TestTake(t *testing.T) {
 	q := newQueue(minQueue, 2)
 	l := &loop{queue: q, batch: q.get(), subs: make([]subscription, 2), publish: func(*loop) {}}
 	a, b := netip.MustParseAddr("239.1.1.1"), netip.MustParseAddr("239.1.1.2")
-	s := &socket{groups: []groupIndex{{a, 1}, {b, 0}}, buffer: 1}
+	s := &socket{groups: []groupIndex{{addr: a, sub: 1}, {addr: b, sub: 0}}, buffer: 1}
 	src := netip.MustParseAddrPort("10.0.0.1:9")
 	to := func(addr netip.Addr) sock.Message {
 		return sock.Message{Src: src, Dst: netip.AddrPortFrom(addr, 5000), Time: 1, Payload: []byte("abc"), Length: 3}
@@ -726,7 +727,7 @@ func TestTake(t *testing.T) {
 		t.Errorf("%+v, %+v", l.stats, l.subs)
 	}
 	// IPv6 gives a socket what comes in by another interface, too.
-	s6 := &socket{groups: []groupIndex{{a, 0}}, device: 3}
+	s6 := &socket{groups: []groupIndex{{addr: a}}, device: 3}
 	for device, want := range map[uint32]bool{3: true, 4: false} {
 		if _, ok := s6.find(&sock.Message{Interface: device}); ok != want {
 			t.Errorf("interface %d: %v, want %v", device, ok, want)
@@ -738,7 +739,7 @@ func TestFindInSharedSocket(t *testing.T) {
 	subs := many(128, 5000, "")
 	s := &socket{}
 	for i, x := range subs {
-		s.groups = append(s.groups, groupIndex{x.Group.Addr(), uint16(i)})
+		s.groups = append(s.groups, groupIndex{addr: x.Group.Addr(), sub: uint16(i)})
 	}
 	for _, i := range []int{0, 127, 64, 64, 1, 126} {
 		if got, ok := s.find(&sock.Message{Dst: subs[i].Group}); !ok || int(got) != i {
@@ -752,6 +753,34 @@ func TestFindInSharedSocket(t *testing.T) {
 	}
 	if _, ok := s.find(&sock.Message{}); ok {
 		t.Error("no destination was found")
+	}
+}
+
+// TestFindSource: a socket of several sources of one group and of groups without.
+func TestFindSource(t *testing.T) {
+	addr := netip.MustParseAddr
+	s := &socket{groups: []groupIndex{
+		{addr("232.1.1.1"), addr("10.0.0.9"), 3}, {addr("239.1.1.1"), netip.Addr{}, 0},
+		{addr("232.1.1.1"), addr("10.0.0.2"), 2}, {addr("232.1.1.2"), addr("10.0.0.9"), 1},
+	}}
+	slices.SortFunc(s.groups, groupIndex.compare)
+	for _, c := range []struct {
+		src, dst string
+		want     int // -1 is none
+	}{
+		{"10.0.0.2", "232.1.1.1", 2}, {"10.0.0.9", "232.1.1.1", 3}, {"10.0.0.9", "232.1.1.2", 1},
+		{"10.0.0.1", "232.1.1.1", -1}, {"10.0.0.3", "232.1.1.1", -1}, {"10.0.0.10", "232.1.1.1", -1}, {"10.0.0.2", "232.1.1.2", -1},
+		{"10.0.0.1", "239.1.1.1", 0}, {"255.255.255.255", "239.1.1.1", 0}, {"0.0.0.0", "239.1.1.1", 0},
+		{"10.0.0.2", "239.1.1.0", -1}, {"10.0.0.2", "239.1.1.2", -1}, {"10.0.0.2", "224.0.0.1", -1},
+	} {
+		m := &sock.Message{Src: netip.AddrPortFrom(addr(c.src), 9), Dst: netip.AddrPortFrom(addr(c.dst), 5000)}
+		got := -1
+		if n, ok := s.find(m); ok {
+			got = int(n)
+		}
+		if got != c.want {
+			t.Errorf("%s to %s: subscription %d, want %d", c.src, c.dst, got, c.want)
+		}
 	}
 }
 

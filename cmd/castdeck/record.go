@@ -57,7 +57,10 @@ until --duration or --count is reached or a signal (INT, TERM) asks for the end;
 what the kernel still holds then is recorded too, and the file is sealed.
 
 GROUP is [source@]group:port[%iface], an address or port range such as
-239.1.1.1-239.1.1.16:5000-5003, [ff3e::1]:5000%eth0, or udp:// and rtp:// URLs.
+239.1.1.1-239.1.1.16:5000-5003, [ff3e::1]:5000%eth0, or udp:// and rtp:// URLs;
+with several sources 10.0.0.1,10.0.0.2@232.1.1.1:5000. Unicast and broadcast to
+this machine: udp://0.0.0.0:5000, one own address, or 255.255.255.255:5000; a
+unicast port must be free, because two programs cannot both have its datagrams.
 
 What the kernel dropped because castdeck could not keep up is counted, in the
 file and in the summary; exit code 3 then. A recording that is cut off (kill -9,
@@ -90,31 +93,40 @@ power) is readable up to its last whole chunk, without repair.`,
 	return cmd
 }
 
-// subscriptions reads the GROUP arguments; each has an interface afterwards.
+// subscriptions reads the GROUP arguments; each multicast group has an interface
+// afterwards.
 func subscriptions(args []string, iface string) ([]recorder.Subscription, error) {
-	var subs []recorder.Subscription
-	seen := map[recorder.Subscription]bool{}
+	var groups []mcast.Group
 	for _, a := range args {
-		groups, err := mcast.Parse(a)
+		more, err := mcast.Parse(a)
 		if err != nil {
 			return nil, &exitError{exitUsage, err}
 		}
-		for _, g := range groups {
-			if g.Interface == "" {
-				g.Interface = iface
-			}
-			if g.Interface == "" {
-				return nil, usagef("%s: on which interface? add -i IFACE (have %s)", g, interfaceNames())
-			}
+		groups = append(groups, more...)
+	}
+	var subs []recorder.Subscription
+	seen := map[recorder.Subscription]bool{}
+	names := map[string]string{} // of interfaces, as they are written
+	for _, g := range groups {
+		if g.Interface == "" {
+			g.Interface = iface
+		}
+		if g.Interface == "" && g.Group.Addr().IsMulticast() {
+			return nil, usagef("%s: on which interface? add -i IFACE (have %s)", g, interfaceNames())
+		}
+		if g.Interface != "" && names[g.Interface] == "" {
 			dev, err := mcast.Interface(g.Interface)
 			if err != nil {
 				return nil, err
 			}
-			g.Interface = dev.Name // one name, however it was written
-			if s := recorder.Subscription(g); !seen[s] {
-				seen[s] = true
-				subs = append(subs, s)
-			}
+			names[g.Interface] = dev.Name
+		}
+		g.Interface = names[g.Interface] // one name, however it was written
+		s := recorder.Subscription(g)
+		s.Name = "" // a group that stands twice has the name that it has first
+		if !seen[s] {
+			seen[s] = true
+			subs = append(subs, recorder.Subscription(g))
 		}
 	}
 	return subs, nil
@@ -182,7 +194,17 @@ func (f *recordFlags) greet(rec *recorder.Recorder, subs []recorder.Subscription
 		fmt.Fprintf(f.stderr, "castdeck: receive buffer: asked for %s, the kernel granted %s; raise the sysctl net.core.rmem_max or give castdeck CAP_NET_ADMIN\n",
 			formatSize(f.buffer.bytes), formatSize(int64(granted)))
 	}
-	warned := map[string]bool{}
+	groups := make([]mcast.Group, len(subs))
+	for i, s := range subs {
+		groups[i] = mcast.Group(s)
+	}
+	for _, w := range groupWarnings(groups) {
+		fmt.Fprintf(f.stderr, "castdeck: %s\n", w)
+		if f.json {
+			_ = json.NewEncoder(f.stdout).Encode(warningJSON{"warning", w})
+		}
+	}
+	warned := map[string]bool{"": true}
 	for _, s := range subs {
 		if dev, err := mcast.Interface(s.Interface); err == nil && !warned[dev.Name] {
 			warned[dev.Name] = true
@@ -268,6 +290,11 @@ type recordJSON struct {
 	BufferBytes     int            `json:"buffer_bytes"`
 	QueueBytes      int64          `json:"queue_bytes"`
 	BadChecksums    *uint64        `json:"host_bad_checksums,omitempty"`
+}
+
+type warningJSON struct {
+	Event   string `json:"event"`
+	Warning string `json:"warning"`
 }
 
 type recordDropJSON struct {

@@ -15,19 +15,29 @@ import (
 // slip of the pen.
 const MaxGroups = 65_536
 
-// Group is one multicast group on one UDP port: what a receiver joins.
+// MaxName is the longest [Group.Name] in bytes.
+const MaxName = 64
+
+// Group is one multicast group on one UDP port: what a receiver joins. It may also
+// be a port of this machine, without a join, for unicast and broadcast.
 type Group struct {
-	// Group is a multicast address, without a zone, and a port that is not 0.
+	// Group is an address without a zone and a port that is not 0. An address that
+	// is not multicast is one of the machine's own, a broadcast address of one of its
+	// networks, 255.255.255.255, or 0.0.0.0 or :: for all of these.
 	Group netip.AddrPort
-	// Source limits the group to datagrams of one sender (source-specific
+	// Source limits a multicast group to datagrams of one sender (source-specific
 	// multicast, RFC 4607); the zero Addr is any source.
 	Source netip.Addr
 	// Interface is the name, the index or an own IP address of a network
-	// interface; see [Interface]. Where it is empty the kernel's routes decide.
+	// interface; see [Interface]. Where it is empty the kernel's routes decide on
+	// which one a group is joined, and unicast may come by any.
 	Interface string
+	// Name is what people call the group, at most MaxName bytes; it selects nothing.
+	Name string
 }
 
-// String writes the group as [Parse] reads it: [source@]group:port[%interface].
+// String writes the group as [Parse] reads it, without its name:
+// [source@]group:port[%interface].
 func (g Group) String() string {
 	s := g.Group.String()
 	if g.Source.IsValid() {
@@ -43,6 +53,7 @@ func (g Group) String() string {
 //
 //	239.1.1.1:5000                       a group and its UDP port
 //	10.0.0.1@232.1.1.1:5000              of one source only
+//	10.0.0.1,10.0.0.2@232.1.1.1:5000     of two sources: two Groups
 //	239.1.1.1:5000%eth0                  on one interface: name, index or own IP address
 //	239.1.1.1-239.1.1.16:5000-5003       16 groups of 4 ports each: 64
 //	[ff3e::1]:5000%eth0                  IPv6; [ff02::1%eth0]:5000 is the same
@@ -50,9 +61,11 @@ func (g Group) String() string {
 //	2001:db8::1@[ff3e::1]:5000           an IPv6 source, in brackets or without
 //	udp://10.0.0.1@232.1.1.1:5000?iface=eth0
 //	rtp://@239.1.1.1:5000                as media players write it
+//	udp://0.0.0.0:5000                   a UDP port of this machine, unicast and broadcast; [::]:5000
+//	192.168.1.5:5000, 192.168.1.255:5000 unicast to one own address, broadcast to one network
 //
-// The groups are in the order of their addresses, and of the ports of one
-// address, at most [MaxGroups]. The error names what is wrong and what would be
+// The groups are in the order of their addresses, of the ports of one address,
+// and of the sources as they were written, at most [MaxGroups]. The error names what is wrong and what would be
 // right, on one line.
 func Parse(s string) ([]Group, error) {
 	groups, err := parse(s)
@@ -97,7 +110,7 @@ func parse(s string) ([]Group, error) {
 		return nil, err
 	}
 	for _, addr := range []netip.Addr{first, last} {
-		if err := checkGroup(addr); err != nil {
+		if err := checkGroup(addr, first != last); err != nil {
 			return nil, err
 		}
 	}
@@ -108,14 +121,14 @@ func parse(s string) ([]Group, error) {
 	if err != nil {
 		return nil, err
 	}
-	var from netip.Addr
+	sources := []netip.Addr{{}}
 	// udp://@239.1.1.1:5000 is how media players write "any source".
 	if hasSource && (source != "" || !strings.Contains(s, "://")) {
-		if from, err = parseSource(source, first); err != nil {
+		if sources, err = parseSources(source, first); err != nil {
 			return nil, err
 		}
 	}
-	return expand(first, last, firstPort, lastPort, from, iface)
+	return expand(first, last, firstPort, lastPort, sources, iface)
 }
 
 // example shows how a group is written with a port.
@@ -300,14 +313,45 @@ func parseAddr(s string) (netip.Addr, error) {
 	return a, nil
 }
 
-func checkGroup(a netip.Addr) error {
+// checkGroup refuses what cannot be received on. Whether a unicast address is one
+// of this machine's shows when it is bound.
+func checkGroup(a netip.Addr, isRange bool) error {
 	switch {
 	case a.IsMulticast():
+		return nil
+	case !isRange && !(a.Is4() && a.As4()[0] == 0 && !a.IsUnspecified()):
 		return nil
 	case a.Is4():
 		return fmt.Errorf("%s is not a multicast address (want 224.0.0.0 to 239.255.255.255)", a)
 	}
 	return fmt.Errorf("%s is not a multicast address (want ff00::/8)", a)
+}
+
+// maxSources bounds a list of sources before it is cut up.
+const maxSources = 4096
+
+// parseSources reads the senders of a source-specific group, separated by commas.
+func parseSources(s string, group netip.Addr) ([]netip.Addr, error) {
+	if !group.IsMulticast() {
+		return nil, fmt.Errorf("has a source, and %s is not a multicast address: only groups are joined by source (want %s)", group, example(group))
+	}
+	if n := strings.Count(s, ",") + 1; n > maxSources {
+		return nil, fmt.Errorf("has %d sources, the limit is %d", n, maxSources)
+	}
+	var sources []netip.Addr
+	seen := map[netip.Addr]bool{}
+	for one := range strings.SplitSeq(s, ",") {
+		a, err := parseSource(one, group)
+		if err != nil {
+			return nil, err
+		}
+		if seen[a] {
+			return nil, fmt.Errorf("names source %s twice", a)
+		}
+		seen[a] = true
+		sources = append(sources, a)
+	}
+	return sources, nil
 }
 
 // parseSource reads the sender of a source-specific group.
@@ -368,19 +412,24 @@ func parsePort(s string) (uint16, error) {
 }
 
 // expand lists a range. The limit is checked before anything is allocated.
-func expand(first, last netip.Addr, firstPort, lastPort uint16, source netip.Addr, iface string) ([]Group, error) {
+func expand(first, last netip.Addr, firstPort, lastPort uint16, sources []netip.Addr, iface string) ([]Group, error) {
 	ports := uint64(lastPort-firstPort) + 1
+	from := uint64(len(sources))
 	addrs, ok := count(first, last)
 	switch {
 	case !ok:
 		return nil, fmt.Errorf("stands for more than 2^64 groups, the limit is %d", MaxGroups)
+	case from > 1 && (addrs > MaxGroups || addrs*ports*from > MaxGroups):
+		return nil, fmt.Errorf("stands for %d addresses of %d ports from %d sources, the limit is %d groups", addrs, ports, from, MaxGroups)
 	case addrs > MaxGroups || addrs*ports > MaxGroups:
 		return nil, fmt.Errorf("stands for %d addresses of %d ports, the limit is %d groups", addrs, ports, MaxGroups)
 	}
-	groups := make([]Group, 0, addrs*ports)
+	groups := make([]Group, 0, addrs*ports*from)
 	for a := first; ; a = a.Next() {
 		for p := uint64(firstPort); p <= uint64(lastPort); p++ {
-			groups = append(groups, Group{Group: netip.AddrPortFrom(a, uint16(p)), Source: source, Interface: iface})
+			for _, source := range sources {
+				groups = append(groups, Group{Group: netip.AddrPortFrom(a, uint16(p)), Source: source, Interface: iface})
+			}
 		}
 		if a == last {
 			return groups, nil

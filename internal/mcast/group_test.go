@@ -32,6 +32,15 @@ func TestParse(t *testing.T) {
 		{"[ff3e::ffff:ffff:ffff:ffff]-[ff3e::1:0:0:0:0]:5", []string{"[ff3e::ffff:ffff:ffff:ffff]:5", "[ff3e:0:0:1::]:5"}}, // across the halves
 		{"[ff3e::1-ff3e::2]:5", []string{"[ff3e::1]:5", "[ff3e::2]:5"}},
 		{"2001:db8::1@[ff3e::1]:5000", []string{"2001:db8::1@[ff3e::1]:5000"}},
+		{"10.0.0.1,10.0.0.2@232.1.1.1-232.1.1.2:5000%v0", []string{
+			"10.0.0.1@232.1.1.1:5000%v0", "10.0.0.2@232.1.1.1:5000%v0", "10.0.0.1@232.1.1.2:5000%v0", "10.0.0.2@232.1.1.2:5000%v0"}},
+		{"[2001:db8::2],2001:db8::1@[ff3e::1]:5000", []string{"2001:db8::2@[ff3e::1]:5000", "2001:db8::1@[ff3e::1]:5000"}}, // as written
+		{"udp://0.0.0.0:5000", []string{"0.0.0.0:5000"}},
+		{"0.0.0.0:5000-5001%eth0", []string{"0.0.0.0:5000%eth0", "0.0.0.0:5001%eth0"}},
+		{"192.168.1.5:5000", []string{"192.168.1.5:5000"}},
+		{"255.255.255.255:5000", []string{"255.255.255.255:5000"}},
+		{"[::]:5000", []string{"[::]:5000"}},
+		{"[fe80::1%eth0]:5000", []string{"[fe80::1]:5000%eth0"}},
 		{"[2001:db8::1]@[ff3e::1]:5000", []string{"2001:db8::1@[ff3e::1]:5000"}},
 		{"udp://239.1.1.1:5000", []string{"239.1.1.1:5000"}},
 		{"udp://@239.1.1.1:5000", []string{"239.1.1.1:5000"}}, // VLC
@@ -68,10 +77,17 @@ func TestParseRefuses(t *testing.T) {
 		{"239.1.1.1:+5", `port "+5"`},
 		{"239.1.1.1:05000", `port "05000"`}, // octal to some
 		{"239.1.1.1:-1", "has no port"},     // an empty first port
-		{"10.1.1.1:5000", "10.1.1.1 is not a multicast address (want 224.0.0.0 to 239.255.255.255)"},
-		{"240.0.0.1:5000", "is not a multicast address"},
-		{"10.1.1.1", "is not a multicast address"}, // rather than its missing port
-		{"[2001:db8::1]:5000", "2001:db8::1 is not a multicast address (want ff00::/8)"},
+		{"0.1.1.1:5000", "0.1.1.1 is not a multicast address (want 224.0.0.0 to 239.255.255.255)"},
+		{"10.1.1.1", "has no port (want 10.1.1.1:5000)"},
+		{"10.1.1.1-10.1.1.2:5000", "10.1.1.1 is not a multicast address"}, // a machine has no range of addresses
+		{"[2001:db8::1-2001:db8::2]:5000", "2001:db8::1 is not a multicast address (want ff00::/8)"},
+		{"10.0.0.1@192.168.1.5:5000", "only groups are joined by source (want 192.168.1.5:5000)"},
+		{"10.0.0.1,@232.1.1.1:5000", "has @ without a source"},
+		{"10.0.0.1,10.0.0.1@232.1.1.1:5000", "names source 10.0.0.1 twice"},
+		{"10.0.0.1, 10.0.0.2@232.1.1.1:5000", `source " 10.0.0.2" is not an IP address`},
+		{strings.Repeat("10.0.0.1,", 4096) + "10.0.0.2@232.1.1.1:5000", "has 4097 sources, the limit is 4096"},
+		{"10.0.0.1,10.0.0.2@232.1.0.0-232.1.255.255:5000", "stands for 65536 addresses of 1 ports from 2 sources"},
+		{"udp://@:5000", "has no address"}, // some players mean every address by it
 		{"ff3e::1:5000", "needs brackets (want [ff3e::1]:5000)"},
 		{"[239.1.1.1]:5000", "has brackets around IPv4 (want 239.1.1.1:5000)"},
 		{"[ff3e::1:5000", "has [ without ]"},
@@ -146,7 +162,7 @@ func TestParseLimit(t *testing.T) {
 func FuzzParse(f *testing.F) {
 	for _, s := range []string{
 		"239.1.1.1:5000", "10.0.0.1@239.1.1.1-239.1.1.16:5000-5003%eth0", "[ff3e::1]-[ff3e::3]:5000%eth0",
-		"udp://2001:db8::1@[ff3e::1]:5000?iface=eth0", "rtp://@239.1.1.1:5000/", "[ff02::1%eth0]:5000", "@", "%", ":", "[", "]-[", "://?",
+		"udp://2001:db8::1@[ff3e::1]:5000?iface=eth0", "1.1.1.1,2.2.2.2@232.1.1.1:5", "udp://0.0.0.0:5000", "[::]:1", "rtp://@239.1.1.1:5000/", "[ff02::1%eth0]:5000", "@", "%", ":", "[", "]-[", "://?",
 	} {
 		f.Add(s)
 	}
@@ -162,7 +178,7 @@ func FuzzParse(f *testing.F) {
 			t.Fatalf("Parse(%q): %d groups", s, len(groups))
 		}
 		for _, g := range groups {
-			if !g.Group.Addr().IsMulticast() || g.Group.Port() == 0 || g.Group.Addr().Zone() != "" || g.Group.Addr().Is4In6() {
+			if a := g.Group.Addr(); !a.IsMulticast() && (len(groups) > 1 && groups[0].Group.Addr() != a || g.Source.IsValid()) || g.Group.Port() == 0 || g.Group.Addr().Zone() != "" || g.Group.Addr().Is4In6() {
 				t.Fatalf("Parse(%q): group %v", s, g)
 			}
 			again, err := Parse(g.String())

@@ -93,11 +93,14 @@ func TestUsable(t *testing.T) {
 
 func TestParseMembershipLimit(t *testing.T) {
 	for in, want := range map[string]int{"20\n": 20, "4096": 4096, "0\n": 1, "-1": 1, "": DefaultMaxMemberships, "x": DefaultMaxMemberships} {
-		if got := parseLimit(in); got != want {
+		if got := parseLimit(in, DefaultMaxMemberships); got != want {
 			t.Errorf("%q: %d, want %d", in, got, want)
 		}
 	}
 	if got := MaxMemberships(); got < 1 {
 		t.Errorf("MaxMemberships() = %d", got)
+	}
+	if ipv4, ipv6 := MaxSources(); ipv4 < 1 || ipv6 < 1 {
+		t.Errorf("MaxSources() = %d, %d", ipv4, ipv6)
 	}
 }

@@ -9,13 +9,17 @@ import (
 // ListenConfig says nothing.
 const DefaultBuffer = 64 << 20
 
-// Membership is one group that a Conn joins.
+// Membership is one group that a Conn joins, or an address of this machine that it
+// receives on.
 type Membership struct {
-	// Group is a multicast address and the UDP port to receive on.
+	// Group is a multicast address and the UDP port to receive on; or a unicast,
+	// broadcast or unspecified address, which is not joined, and then the Conn's only
+	// one.
 	Group netip.AddrPort
-	// Source limits the group to one sender; the zero Addr is any source.
+	// Source limits a multicast group to one sender; the zero Addr is any source.
 	Source netip.Addr
-	// Interface to join on; nil leaves the choice to the kernel's routes.
+	// Interface to join on; nil leaves the choice to the kernel's routes. Where nothing
+	// is joined nil is every interface.
 	Interface *net.Interface
 }
 
@@ -34,7 +38,7 @@ func (m Membership) String() string {
 // ListenConfig says what a Conn receives.
 type ListenConfig struct {
 	// Memberships are the groups, at least one; all of one address family and on
-	// one port.
+	// one port. A group may stand several times with different sources.
 	Memberships []Membership
 	// Buffer is the kernel memory in bytes to ask for as receive buffer, as
 	// getsockopt reports it, which is twice the number that SO_RCVBUF is set to

@@ -3,15 +3,18 @@ package sock
 import (
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
 
-// Conn is a UDP socket that is a member of one group or of several.
+// Conn is a UDP socket that is a member of one group or of several, or that
+// receives on an address of this machine.
 //
 // With one group it is bound to the group, so the kernel's own lookup leaves out
 // every other. With several it is bound to the port alone, and every datagram
@@ -21,6 +24,13 @@ import (
 // socket is bound to the interface where its memberships name one and the kernel
 // lets us.
 //
+// Without a group it is bound to its address and, where one is named, to the
+// interface; every datagram tells its destination and its interface, which older
+// kernels do not let everybody bind to. Unicast is delivered to one socket only, so
+// a second one with SO_REUSEADDR would take the datagrams of the program that it
+// was meant to watch: such a Conn has its port for itself, and Listen fails where
+// another program has it. A broadcast goes to every socket, and is shared.
+//
 // The descriptor does not block and is not known to the Go runtime's poller. A
 // Conn belongs to one goroutine, except that Drops and Buffer may be called from
 // any until Close.
@@ -29,8 +39,9 @@ type Conn struct {
 	buffer      int
 	stamped     bool // holds the kernel's time stamps on
 	memberships []Membership
-	dst         netip.AddrPort // where a datagram without pktinfo was sent; zero with several groups
+	dst         netip.AddrPort // where a datagram without pktinfo was sent; zero where there are several
 	port        uint16
+	exclusive   bool
 }
 
 // Listen opens a socket, sets every option, and only then binds and joins: what
@@ -49,8 +60,8 @@ func Listen(c ListenConfig) (*Conn, error) {
 	}
 	for _, m := range c.Memberships {
 		switch {
-		case !m.Group.Addr().IsMulticast():
-			return nil, fmt.Errorf("%v: not a multicast address", m)
+		case !m.Group.Addr().IsMulticast() && (len(c.Memberships) > 1 || m.Source.IsValid()):
+			return nil, fmt.Errorf("%v: not a multicast address, so it takes a socket of its own and no source", m)
 		case m.Group.Addr().Is4() != first.Group.Addr().Is4(), m.Group.Port() != first.Group.Port():
 			return nil, fmt.Errorf("%v and %v: one socket takes one address family and one port", first, m)
 		case m.Source.IsValid() && m.Source.Is4() != m.Group.Addr().Is4():
@@ -60,8 +71,13 @@ func Listen(c ListenConfig) (*Conn, error) {
 	fd, err := unix.Socket(family, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.IPPROTO_UDP)
 	if err != nil {
 		hint := ""
-		if err == unix.EMFILE {
-			hint = " (a socket for each group that cannot share one: raise the limit of open files, ulimit -n)"
+		switch err {
+		case unix.EMFILE:
+			var limit unix.Rlimit
+			_ = unix.Getrlimit(unix.RLIMIT_NOFILE, &limit)
+			hint = fmt.Sprintf(" (the limit of open files is %d: ulimit -n, LimitNOFILE= of a systemd unit)", limit.Cur)
+		case unix.ENFILE:
+			hint = fmt.Sprintf(" (the machine's limit of open files is sysctl fs.file-max = %s)", readSysctl("fs/file-max"))
 		}
 		return nil, fmt.Errorf("%v: %w%s", first, os.NewSyscallError("socket", err), hint)
 	}
@@ -75,9 +91,10 @@ func Listen(c ListenConfig) (*Conn, error) {
 
 func (c *Conn) open(config ListenConfig, family int) error {
 	first := config.Memberships[0]
-	if len(config.Memberships) == 1 {
+	if sharedGroup(config.Memberships) && !first.Group.Addr().IsUnspecified() {
 		c.dst = first.Group
 	}
+	c.exclusive = !first.Group.Addr().IsMulticast() && !isBroadcast(first.Group.Addr())
 	if err := c.setOptions(family, config); err != nil {
 		return fmt.Errorf("%v: %w", first, err)
 	}
@@ -91,6 +108,9 @@ func (c *Conn) open(config ListenConfig, family int) error {
 		return fmt.Errorf("%v: %w", first, err)
 	}
 	for _, m := range config.Memberships {
+		if !m.Group.Addr().IsMulticast() {
+			break
+		}
 		if err := c.join(m); err != nil {
 			return fmt.Errorf("joining %v: %w", m, err)
 		}
@@ -110,13 +130,16 @@ func (c *Conn) setOptions(family int, config ListenConfig) error {
 	options := []option{
 		{"SO_TIMESTAMPNS_NEW", unix.SOL_SOCKET, unix.SO_TIMESTAMPNS_NEW, 1},
 		{"SO_RXQ_OVFL", unix.SOL_SOCKET, unix.SO_RXQ_OVFL, 1},
-		{"SO_REUSEADDR", unix.SOL_SOCKET, unix.SO_REUSEADDR, 1},
+	}
+	joins := config.Memberships[0].Group.Addr().IsMulticast()
+	if !c.exclusive {
+		options = append(options, option{"SO_REUSEADDR", unix.SOL_SOCKET, unix.SO_REUSEADDR, 1})
 	}
 	if family == unix.AF_INET {
 		options = append(options,
 			option{"IP_RECVTTL", unix.IPPROTO_IP, unix.IP_RECVTTL, 1},
 			option{"IP_MULTICAST_ALL", unix.IPPROTO_IP, unix.IP_MULTICAST_ALL, 0})
-		if len(config.Memberships) > 1 {
+		if !joins || !sharedGroup(config.Memberships) {
 			// 41 ns a datagram that a socket bound to its only group saves.
 			options = append(options, option{"IP_PKTINFO", unix.IPPROTO_IP, unix.IP_PKTINFO, 1})
 		}
@@ -132,7 +155,7 @@ func (c *Conn) setOptions(family int, config ListenConfig) error {
 			return fmt.Errorf("option %s: %w", o.name, os.NewSyscallError("setsockopt", err))
 		}
 	}
-	if index, ok := commonInterface(config.Memberships); ok && family == unix.AF_INET6 {
+	if index, ok := commonInterface(config.Memberships); ok && (family == unix.AF_INET6 || !joins) {
 		// Before Linux 5.7 this needs CAP_NET_RAW. Without it the receiver sorts out by
 		// Message.Interface.
 		err := unix.SetsockoptInt(c.fd, unix.SOL_SOCKET, unix.SO_BINDTOIFINDEX, index)
@@ -141,6 +164,62 @@ func (c *Conn) setOptions(family int, config ListenConfig) error {
 		}
 	}
 	return nil
+}
+
+// sharedGroup says that all memberships are of one group, from several sources, so
+// that a socket can be bound to it.
+func sharedGroup(all []Membership) bool {
+	for _, m := range all {
+		if m.Group != all[0].Group {
+			return false
+		}
+	}
+	return true
+}
+
+// isBroadcast says that a is the broadcast address of a network of this machine, or
+// of all: the last address of each network (RFC 919), which the kernel enters into
+// its local table for every address with a prefix up to 30 bits.
+func isBroadcast(a netip.Addr) bool {
+	if a == netip.AddrFrom4([4]byte{255, 255, 255, 255}) {
+		return true
+	}
+	own, err := net.InterfaceAddrs()
+	if err != nil || !a.Is4() {
+		return false
+	}
+	for _, o := range own {
+		n, ok := o.(*net.IPNet)
+		if !ok || n.IP.To4() == nil {
+			continue
+		}
+		if ones, bits := n.Mask.Size(); bits != 32 || ones > 30 || !n.Contains(a.AsSlice()) {
+			continue
+		}
+		ip, last := a.As4(), true
+		for i, m := range n.Mask {
+			last = last && ip[i]|m == 0xFF
+		}
+		if last {
+			return true
+		}
+	}
+	return false
+}
+
+// SetShared allows other sockets that allow it too (SO_REUSEADDR) to be bound to the
+// port of a Conn that has it for itself, or ends that; it says nothing to other
+// Conns. So the Conns of one program can be bound to one port: the exclusive ones
+// first, shared while the others are made.
+func (c *Conn) SetShared(shared bool) error {
+	if !c.exclusive {
+		return nil
+	}
+	value := 0
+	if shared {
+		value = 1
+	}
+	return os.NewSyscallError("setsockopt", unix.SetsockoptInt(c.fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, value))
 }
 
 // commonInterface is the index of the interface that all memberships name.
@@ -178,7 +257,7 @@ func (c *Conn) bind(family int, all []Membership) error {
 		addr = netip.AddrPortFrom(netip.IPv6Unspecified(), c.port)
 	}
 	var zone uint32
-	if len(all) == 1 {
+	if sharedGroup(all) {
 		addr = first.Group
 		if first.Interface != nil {
 			zone = uint32(first.Interface.Index)
@@ -193,11 +272,16 @@ func (c *Conn) bind(family int, all []Membership) error {
 		return nil
 	case unix.EADDRINUSE:
 		hint = fmt.Sprintf(" (a program has UDP port %d for itself, without SO_REUSEADDR: ss -ulpn sport = :%d)", c.port, c.port)
+		if c.exclusive {
+			hint = fmt.Sprintf(" (a program receives on UDP port %d: ss -ulpn sport = :%d; two sockets cannot both have unicast datagrams: end the program, or have the sender send here what is to be recorded)", c.port, c.port)
+		}
+	case unix.EADDRNOTAVAIL:
+		hint = " (neither a multicast group nor an address of this machine: ip addr)"
 	case unix.EACCES:
 		hint = " (a port below net.ipv4.ip_unprivileged_port_start needs CAP_NET_BIND_SERVICE)"
 	case unix.EINVAL:
-		if first.Group.Addr().IsLinkLocalMulticast() && first.Interface == nil {
-			hint = " (a group of link scope needs an interface)"
+		if a := first.Group.Addr(); (a.IsLinkLocalMulticast() || a.IsLinkLocalUnicast()) && first.Interface == nil {
+			hint = " (an address of link scope needs an interface)"
 		}
 	}
 	return fmt.Errorf("%w%s", os.NewSyscallError("bind", errno), hint)
@@ -229,15 +313,7 @@ func (c *Conn) join(m Membership) error {
 	hint := ""
 	switch errno {
 	case unix.ENOBUFS, unix.ENOMEM:
-		name := "net/ipv4/igmp_max_memberships"
-		if m.Source.IsValid() {
-			name = "net/ipv4/igmp_max_msf"
-		}
-		if !m.Group.Addr().Is4() {
-			name = "net/core/optmem_max"
-		}
-		hint = fmt.Sprintf(" (this socket has %d memberships; the limit is sysctl %s = %s, and above about 2,700 net.core.optmem_max)",
-			len(c.memberships), strings.ReplaceAll(name, "/", "."), readSysctl(name))
+		hint = c.limitHint(m)
 	case unix.ENODEV:
 		hint = " (the interface is gone)"
 		if m.Interface == nil {
@@ -249,6 +325,28 @@ func (c *Conn) join(m Membership) error {
 		hint = " (one socket cannot be member for any source and for one source)"
 	}
 	return fmt.Errorf("%w%s", os.NewSyscallError("setsockopt", errno), hint)
+}
+
+// limitHint names the limits that a join can meet, and what the socket has. Groups
+// can be dealt to more sockets, so what is needed is that one holds one.
+func (c *Conn) limitHint(m Membership) string {
+	names := []string{"net/core/optmem_max"}
+	if m.Group.Addr().Is4() {
+		names = append(names, "net/ipv4/igmp_max_memberships")
+	}
+	if m.Source.IsValid() {
+		name := "net/ipv6/mld_max_msf"
+		if m.Group.Addr().Is4() {
+			name = "net/ipv4/igmp_max_msf"
+		}
+		names = append(names, name)
+	}
+	slices.Reverse(names) // the likeliest first
+	for i, name := range names {
+		names[i] = fmt.Sprintf("%s = %s", strings.ReplaceAll(name, "/", "."), readSysctl(name))
+	}
+	return fmt.Sprintf(" (this socket has %d memberships and takes no more; one of these sysctls is too low, raise it above that: %s)",
+		len(c.memberships), strings.Join(names, ", "))
 }
 
 // readSysctl is for messages.

@@ -192,7 +192,11 @@ func (p *Poller) Add(c *Conn, key int) error { return p.add(c.fd, int32(key)) }
 
 func (p *Poller) add(fd int, key int32) error {
 	e := unix.EpollEvent{Events: unix.EPOLLIN, Fd: key} // Fd is the free use part of the union
-	return os.NewSyscallError("epoll_ctl", unix.EpollCtl(p.epoll, unix.EPOLL_CTL_ADD, fd, &e))
+	err := unix.EpollCtl(p.epoll, unix.EPOLL_CTL_ADD, fd, &e)
+	if err == unix.ENOSPC {
+		return fmt.Errorf("%w (the limit is sysctl fs.epoll.max_user_watches = %s)", os.NewSyscallError("epoll_ctl", err), readSysctl("fs/epoll/max_user_watches"))
+	}
+	return os.NewSyscallError("epoll_ctl", err)
 }
 
 // Wait fills ready with the keys of Conns that have a datagram or an error, and

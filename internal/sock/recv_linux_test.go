@@ -409,7 +409,9 @@ func TestListenRefuses(t *testing.T) {
 		is      error
 	}{
 		{"none", nil, "no group to join", nil},
-		{"unicast", []Membership{member(t, "10.0.0.1:5000", rx)}, "10.0.0.1:5000 on " + rx + ": not a multicast address", nil},
+		{"no own address", []Membership{member(t, "10.0.0.1:5000", rx)}, "neither a multicast group nor an address of this machine", unix.EADDRNOTAVAIL},
+		{"unicast that shares", []Membership{member(t, "239.5.7.1:5000", rx), member(t, "127.0.0.1:5000", rx)}, "127.0.0.1:5000 on " + rx + ": not a multicast address", nil},
+		{"unicast from one source", []Membership{{Group: netip.MustParseAddrPort("127.0.0.1:5000"), Source: netip.MustParseAddr("127.0.0.1")}}, "not a multicast address", nil},
 		{"families", []Membership{member(t, "239.5.7.1:5000", rx), member(t, "[ff15::1]:5000", rx)}, "one address family", nil},
 		{"ports", []Membership{member(t, "239.5.7.1:5000", rx), member(t, "239.5.7.1:5001", rx)}, "one port", nil},
 		{"source family", []Membership{{Group: netip.MustParseAddrPort("239.5.7.1:5000"), Source: netip.IPv6Loopback()}}, "different families", nil},
