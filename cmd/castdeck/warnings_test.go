@@ -13,7 +13,7 @@ func TestGroupWarnings(t *testing.T) {
 		groups string   // separated by spaces
 		want   []string // the beginning of each line
 	}{
-		{"239.1.1.1:5000 239.1.1.2:5000 233.2.1.1:5 10.0.0.1@232.1.1.1:5000 [ff15::2]:5 2001:db8::1@[ff3e::1]:5", nil},
+		{"239.1.1.1:5000 239.1.1.2:5000 233.2.1.1:5 10.0.0.1@232.3.1.1:5000 [ff15::2]:5 2001:db8::1@[ff3e::1]:5", nil},
 		{"224.0.0.5:5000 224.0.1.1:5000", []string{"224.0.0.5:5000: for control protocols"}},
 		{"224.0.0.107:319", []string{"224.0.0.107:319: for control protocols"}}, // PTP, and local all the same
 		{"[ff02::5]:5000 [ff12::5]:5000", []string{"[ff02::5]:5000: for control protocols", "ff02::5 and ff12::5 (33:33:00:00:00:05): groups that share"}},
