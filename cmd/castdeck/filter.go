@@ -101,6 +101,9 @@ type selection struct {
 // apply removes what is not selected from b. It reports true once nothing that
 // follows can be selected.
 func (s *selection) apply(b *format.Batch) (done bool) {
+	if s.all() {
+		return false
+	}
 	n := 0
 	for i := range b.Datagrams {
 		d := &b.Datagrams[i]
@@ -139,6 +142,11 @@ func (s *selection) apply(b *format.Batch) (done bool) {
 		b.Events = b.Events[:0] // of before the cut
 	}
 	return done
+}
+
+// all says that nothing is left out. What is kept is then not counted.
+func (s *selection) all() bool {
+	return s.only == nil && s.not == nil && len(s.payload) == 0 && !s.cuts && !s.udpOnly
 }
 
 func (s *selection) passes(d *format.Datagram) bool {

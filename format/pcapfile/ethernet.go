@@ -18,6 +18,7 @@ import (
 type Ethernet struct {
 	interfaces func() []format.Interface
 	converted  []format.Interface
+	plain      int // so many interfaces are Ethernet before the first one that is not
 	links      Decoder
 	buf        []byte
 	skipped    uint64
@@ -50,6 +51,12 @@ func (e *Ethernet) Skipped() uint64 { return e.skipped }
 // Convert changes b in place. Frames that it makes are valid until its next call.
 func (e *Ethernet) Convert(b *format.Batch) {
 	list := e.interfaces()
+	for e.plain < len(list) && list[e.plain].LinkType == format.LinkTypeEthernet {
+		e.plain++
+	}
+	if e.plain == len(list) {
+		return // as nearly always
+	}
 	e.buf = e.buf[:0]
 	if need := e.need(b, list); cap(e.buf) < need {
 		e.buf = make([]byte, 0, need) // frames point into it, so it must not move
