@@ -1,14 +1,16 @@
 # make test   everything that go test runs
 # make check  what CI runs: formatting, vet, staticcheck, other systems, race, benchmarks, fuzzing
 # make build  the command, ./castdeck
+# make crash  kills a recorder N times (10,000 take 15 minutes)
 
 GO        ?= go
 FUZZTIME  ?= 5s
 BENCHTIME ?= 1x
+N         ?= 10000
 
 STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
-.PHONY: build test check format tidy vet lint cross race bench fuzz
+.PHONY: build test check format tidy vet lint cross race bench fuzz crash
 
 build:
 	$(GO) build -o castdeck ./cmd/castdeck
@@ -59,3 +61,7 @@ fuzz:
 	    fi; \
 	  done; \
 	done
+
+# SIGKILL at random moments; go test does it 200 times.
+crash:
+	$(GO) test -count 1 -timeout 0 -run '^TestKilled$$' -v ./cmd/castdeck -crashes $(N)
