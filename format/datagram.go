@@ -224,9 +224,15 @@ type CorruptError struct {
 	Offset int64
 	// Length in bytes of what cannot be used from Offset on; 0 where unknown.
 	Length int64
-	// Chunks is how many chunks of a recording are known to be lost here; 0 where
-	// that is not known, -1 where one comes that was told as lost before.
-	Chunks int
+	// Chunks is how many chunks of a recording are known to be lost here, from the
+	// chunk numbered FirstChunk on; 0 where that is not known, -1 where one comes that
+	// was told as lost before.
+	Chunks     int
+	FirstChunk uint32
+	// Datagrams is how many are known to be lost here, and Counted says that they are
+	// all. A packet of which it is not known whether it was UDP counts as one.
+	Datagrams uint64
+	Counted   bool
 	// Reason is one line without a trailing full stop.
 	Reason string
 }
@@ -236,4 +242,16 @@ func (e *CorruptError) Error() string {
 		return fmt.Sprintf("damaged at byte %d: %s", e.Offset, e.Reason)
 	}
 	return fmt.Sprintf("%s: damaged at byte %d: %s", e.Path, e.Offset, e.Reason)
+}
+
+// Place is what is wrong in one line, without the path: for messages that name it
+// already.
+func (e *CorruptError) Place() string {
+	switch {
+	case e.Length > 0:
+		return fmt.Sprintf("byte %d: %s; %s cannot be used", e.Offset, e.Reason, plural(uint64(e.Length), "byte"))
+	case e.Offset > 0:
+		return fmt.Sprintf("byte %d: %s", e.Offset, e.Reason)
+	}
+	return e.Reason // of the whole file
 }

@@ -164,7 +164,7 @@ func toInfoJSON(in *input, s *summary) infoJSON {
 	if i := in.info(); i != nil {
 		j.Recording, j.Host, j.Clock = i.Recording.String(), i.Host, i.Clock
 	} else {
-		j.Sealed = s.damaged == 0
+		j.Sealed = s.DamagedPlaces == 0
 	}
 	if in.rec != nil {
 		for _, s := range in.rec.Segments() {
@@ -236,7 +236,7 @@ func printInfo(w io.Writer, in *input, s *summary) error {
 	for _, p := range s.problems[:min(len(s.problems), most)] {
 		fmt.Fprintf(w, "  damaged    %s\n", oneLine(p))
 	}
-	if n := s.damaged - most; n > 0 {
+	if n := s.DamagedPlaces - most; n > 0 {
 		fmt.Fprintf(w, "  damaged    %s more\n", plural(n, "place"))
 	}
 	const mostEvents = 10

@@ -450,13 +450,9 @@ func (f *laterFile) Close() error {
 type summary struct {
 	tally  *format.Tally
 	chunks int
-	// damage, the first places of it, and how many there are in all.
-	damage    []error
-	damaged   int
-	lostBytes int64
-	// damagedChunks are those of recordings that are lost, as far as their numbers
-	// tell; for other captures the damaged places.
-	damagedChunks int
+	// DamageLog is what is damaged. Of captures that are no recordings each damaged
+	// place counts as a chunk.
+	format.DamageLog
 	// problems are lines for people: damage, and statements of the file about
 	// itself that are not true.
 	problems []string
@@ -469,8 +465,6 @@ type summary struct {
 	// interfaces that the streams and events name.
 	interfaces []format.Interface
 }
-
-const maxListed = 1000
 
 // summarize says what is in a capture. With quick the index of a sealed recording
 // is believed; otherwise everything is read and checked.
@@ -500,15 +494,10 @@ func (in *input) summarizeOne(quick bool) (*summary, error) {
 	if err != nil {
 		return nil, err
 	}
-	out := &summary{
-		tally: &s.Tally, chunks: len(s.Index.Chunks), damaged: s.DamagedPlaces, lostBytes: s.LostBytes,
-		damagedChunks: s.DamagedChunks,
-		problems:      problems, sealed: in.seg.Sealed(), streams: s.Index.Streams, events: s.Index.Events,
-	}
-	for _, d := range s.Damage {
-		out.damage = append(out.damage, d)
-	}
-	return out, nil
+	return &summary{
+		tally: &s.Tally, chunks: len(s.Index.Chunks), DamageLog: s.DamageLog,
+		problems: problems, sealed: in.seg.Sealed(), streams: s.Index.Streams, events: s.Index.Events,
+	}, nil
 }
 
 func quickSummary(x *format.Index, f *format.Footer) *summary {
@@ -546,7 +535,9 @@ func (in *input) summarizeParts(quick bool) (*summary, error) {
 			continue
 		}
 		for _, problem := range p.rec.Problems() {
-			sum.note(inFile(problem))
+			problem := inFile(problem)
+			sum.Note(problem)
+			sum.problems = append(sum.problems, describe(problem))
 		}
 		for _, s := range p.rec.Segments() {
 			if err := sum.addFile(s.Path, table.Source(s.Info.Recording), streams, quick); err != nil {
@@ -588,11 +579,8 @@ func (s *summary) addFile(path string, ifaces *format.InterfaceMap, streams map[
 	t.Events += a.Events
 	t.StreamsCut = t.StreamsCut || a.StreamsCut
 	s.chunks += one.chunks
-	s.damaged += one.damaged
-	s.damagedChunks += one.damagedChunks
-	s.lostBytes += one.lostBytes
-	s.damage = append(s.damage, one.damage[:min(len(one.damage), maxListed-len(s.damage))]...)
-	for _, p := range one.problems[:min(len(one.problems), max(maxListed-len(s.problems), 0))] {
+	s.Append(&one.DamageLog)
+	for _, p := range one.problems[:min(len(one.problems), max(format.MaxDamage-len(s.problems), 0))] {
 		s.problems = append(s.problems, filepath.Base(path)+": "+p)
 	}
 	s.sealed = s.sealed && one.sealed
@@ -630,38 +618,20 @@ func (in *input) summarizeForeign() (*summary, error) {
 	s := &summary{tally: new(format.Tally), sealed: true}
 	err := in.each(func(b *format.Batch) error {
 		s.tally.Add(b)
+		s.Saw(b)
 		return nil
-	}, s.note)
-	s.streams = s.tally.Streams()
+	}, s.Note)
+	s.streams, s.problems = s.tally.Streams(), s.Problems()
 	return s, err
-}
-
-func (s *summary) note(err error) {
-	s.damaged++
-	s.damagedChunks++
-	var c *format.CorruptError
-	if errors.As(err, &c) {
-		s.lostBytes += c.Length
-	}
-	if len(s.damage) < maxListed {
-		s.damage = append(s.damage, err)
-		s.problems = append(s.problems, describe(err))
-	}
 }
 
 // describe is damage without the path, which stands before it already.
 func describe(err error) string {
 	var c *format.CorruptError
-	if !errors.As(err, &c) {
-		return err.Error()
+	if errors.As(err, &c) {
+		return c.Place()
 	}
-	if c.Length == 0 && c.Offset == 0 {
-		return c.Reason // of the whole file
-	}
-	if c.Length > 0 {
-		return fmt.Sprintf("byte %d: %s; %s cannot be used", c.Offset, c.Reason, plural(c.Length, "byte"))
-	}
-	return fmt.Sprintf("byte %d: %s", c.Offset, c.Reason)
+	return err.Error()
 }
 
 // each reads the whole capture ahead. Damage goes to note, any other error ends it.

@@ -149,6 +149,20 @@ func (o *output) writer() interface {
 	return o.text
 }
 
+// describe says which interfaces the batches from now on may name: those it was told
+// before and perhaps more.
+func (o *output) describe(list []format.Interface) error {
+	if o.seg == nil {
+		return nil
+	}
+	for _, i := range list[min(len(o.seg.Interfaces()), len(list)):] {
+		if _, err := o.seg.AddInterface(i); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 func (o *output) WriteBatch(b *format.Batch) error { return o.writer().WriteBatch(b) }
 
 // Flush writes what is gathered to the file.

@@ -69,33 +69,30 @@ func (r *repairer) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	lost := 0
+	var lost format.DamageLog
 	err = in.each(func(b *format.Batch) error {
 		if ctx.Err() != nil {
 			return fmt.Errorf("interrupted; %s holds what was read until then", r.out)
 		}
-		if out.seg != nil {
-			for _, i := range ether.Interfaces()[len(out.seg.Interfaces()):] {
-				if _, err := out.seg.AddInterface(i); err != nil {
-					return err
-				}
-			}
-		}
+		lost.Saw(b)
 		ether.Convert(b)
+		if err := out.describe(ether.Interfaces()); err != nil {
+			return err
+		}
 		return out.WriteBatch(b)
-	}, func(err error) {
-		lost++
-		r.say("%s: given up: %s", r.in, describe(err))
-	})
+	}, lost.Note)
+	if serr := r.givenUp(in, &lost); err == nil {
+		err = serr
+	}
 	if cerr := out.Close(); err == nil {
 		err = cerr
 	}
 	if err != nil {
 		return err
 	}
-	if n := ether.Skipped(); n > 0 {
-		lost++
-		r.say("%s: given up: %s neither IP nor Ethernet", r.in, plural(n, "packet"))
+	skipped := ether.Skipped()
+	if skipped > 0 {
+		r.say("%s: given up: %s neither IP nor Ethernet", r.in, plural(skipped, "packet"))
 	}
 	datagrams, _ := out.written()
 	sealed := ""
@@ -103,8 +100,24 @@ func (r *repairer) run(ctx context.Context) error {
 		sealed = ", sealed" // a classic pcap cannot be
 	}
 	r.say("%s: %s, %s%s", r.out, plural(datagrams, "datagram"), size(out.size()), sealed)
-	if lost > 0 {
+	if lost.DamagedPlaces > 0 || skipped > 0 {
 		return lossy
+	}
+	return nil
+}
+
+// givenUp says what was lost. A recording that is damaged is read once more for that:
+// its totals and its index tell how much.
+func (r *repairer) givenUp(in *input, lost *format.DamageLog) error {
+	if in.seg != nil && lost.DamagedPlaces > 0 {
+		s, err := in.seg.Scan()
+		if err != nil {
+			return err
+		}
+		lost = &s.DamageLog
+	}
+	for _, p := range lost.Problems() {
+		r.say("%s: given up: %s", r.in, p)
 	}
 	return nil
 }

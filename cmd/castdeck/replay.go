@@ -295,7 +295,7 @@ func (f *replayFlags) streams(paths []string) (streams []replayer.Stream, whole 
 			fmt.Fprintf(f.stderr, "castdeck: %s: %s\n", oneLine(in.path), oneLine(p))
 		}
 	}
-	return streams, s.sealed && s.damaged == 0, nil
+	return streams, s.sealed && s.DamagedPlaces == 0, nil
 }
 
 // explainGuard adds the way out, in terms of the flags, to a refusal.

@@ -426,12 +426,8 @@ func (f *splitFile) write(s *splitter, b *format.Batch) error {
 		}
 		list = f.list
 	}
-	if f.seg != nil {
-		for _, i := range list[min(len(f.seg.Interfaces()), len(list)):] {
-			if _, err := f.seg.AddInterface(i); err != nil {
-				return err
-			}
-		}
+	if err := f.describe(list); err != nil {
+		return err
 	}
 	return f.output.WriteBatch(b)
 }

@@ -150,7 +150,7 @@ func (c *classic) next(rec *record) error {
 		if len(b) == 0 {
 			return c.win.end()
 		}
-		return c.win.cut("a record's header")
+		return atLeastOne(c.win.cut("a record's header"))
 	}
 	h := c.parse(b)
 	if h.captured > format.MaxPacketSize {
@@ -181,7 +181,7 @@ func (c *classic) next(rec *record) error {
 		if at := r.find(); at > 0 {
 			return r.skipTo(at, fmt.Sprintf("a record states %d captured bytes", h.captured))
 		}
-		return c.win.cut(fmt.Sprintf("a record of %d bytes", n))
+		return atLeastOne(c.win.cut(fmt.Sprintf("a record of %d bytes", n)))
 	}
 	if c.seen && c.far(h.sec, c.lastSec) && !c.followed(n) {
 		return c.resyncer().resync("a record's header makes no sense")
@@ -245,7 +245,9 @@ func (c *classic) appended(b []byte) error {
 		return c.win.corrupt(start, left, fmt.Sprintf("%s, of link type %d; it needs a file of its own", reason, uint16(c.get32(b[20:]))))
 	}
 	c.win.consume(pcapFileHeader)
-	return c.win.corrupt(start, pcapFileHeader, reason)
+	damage := c.win.corrupt(start, pcapFileHeader, reason)
+	damage.Counted = true
+	return damage
 }
 
 // discard passes over the rest of the stream.

@@ -115,7 +115,11 @@ func (p *blocks) next(rec *record) error {
 				return fmt.Errorf("%s: section at byte %d is left out: %w", p.win.src.name, start, err)
 			}
 			damage := p.win.corrupt(start, int64(n), err.Error())
+			damage.Counted = true
 			if rec.data == nil {
+				if isPacket(typ) {
+					damage.Datagrams = 1
+				}
 				return damage
 			}
 			damage.Length = 0 // the packet was read
@@ -148,7 +152,7 @@ func (p *blocks) cut() (typ uint32, body []byte, n int, order bool, err error) {
 	if len(b) < format.BlockOverhead {
 		return 0, nil, 0, false, p.win.cut("a block's header")
 	}
-	_, n, _, err = format.BlockHeader(b[:format.BlockOverhead], p.swap)
+	typ, n, _, err = format.BlockHeader(b[:format.BlockOverhead], p.swap)
 	if err != nil {
 		return 0, nil, 0, false, p.resyncer().resync(err.Error())
 	}
@@ -157,7 +161,11 @@ func (p *blocks) cut() (typ uint32, body []byte, n int, order bool, err error) {
 		if at := r.find(); at > 0 {
 			return 0, nil, 0, false, r.skipTo(at, fmt.Sprintf("block of %d bytes where %d are left", n, len(b)))
 		}
-		return 0, nil, 0, false, p.win.cut(fmt.Sprintf("a block of %d bytes", n))
+		damage := p.win.cut(fmt.Sprintf("a block of %d bytes", n))
+		if isPacket(typ) {
+			atLeastOne(damage)
+		}
+		return 0, nil, 0, false, damage
 	}
 	if typ, body, _, order, err = format.NextBlock(b[:n], p.swap); err != nil {
 		return 0, nil, 0, false, p.resyncer().resync(err.Error())
@@ -333,10 +341,14 @@ func (p *blocks) chained(b []byte) bool {
 	return true
 }
 
+func isPacket(typ uint32) bool {
+	return typ == format.BlockEPB || typ == format.BlockPacket || typ == format.BlockSPB
+}
+
 func known(typ uint32) bool {
 	switch typ {
-	case format.BlockSHB, format.BlockIDB, format.BlockPacket, format.BlockSPB, format.BlockNRB, format.BlockISB, format.BlockEPB:
+	case format.BlockSHB, format.BlockIDB, format.BlockNRB, format.BlockISB:
 		return true
 	}
-	return typ&0x80000000 != 0 // local use, castdeck's own among them
+	return isPacket(typ) || typ&0x80000000 != 0 // local use, castdeck's own among them
 }

@@ -25,11 +25,13 @@ const maxZstdWindow = 32 << 20
 // that fails is never mistaken for a damaged file.
 type rawReader struct {
 	r   io.Reader
+	n   int64 // bytes read
 	err error // never io.EOF
 }
 
 func (r *rawReader) Read(p []byte) (int, error) {
 	n, err := r.r.Read(p)
+	r.n += int64(n)
 	if err != nil && err != io.EOF {
 		r.err = err
 	}
@@ -40,11 +42,15 @@ func (r *rawReader) Read(p []byte) (int, error) {
 type source struct {
 	io.Reader
 	raw       *rawReader
+	packed    *bufio.Reader // raw, as far as the decompressor took it
 	name      string
 	container string // "gzip", "zstd", "lz4" or ""
 	suffix    string // of the format's name: ".gz", ".zst", ".lz4" or ""
 	release   func()
 }
+
+// taken is how many bytes of the file the decompressor has taken.
+func (s *source) taken() int64 { return s.raw.n - int64(s.packed.Buffered()) }
 
 // openSource takes the compression off, by content. It starts no goroutine: the
 // codecs run in the caller's.
@@ -53,6 +59,7 @@ func openSource(r io.Reader, name string) (*source, error) {
 	// The window reads in pieces larger than this buffer, and bufio then hands
 	// them straight through: without compression nothing is copied twice.
 	buffered := bufio.NewReaderSize(s.raw, 64<<10)
+	s.packed = buffered
 	head, _ := buffered.Peek(4)
 	var magic uint32
 	if len(head) == 4 {

@@ -23,6 +23,7 @@ type window struct {
 	to   int
 	off  int64 // offset of buf[from] in the uncompressed stream
 	err  error // why src gave no more; sticky
+	good int64 // bytes of the file, packed as it is, that gave what was read so far
 	// short says that the last read of src gave less than asked: the sign of a
 	// pipe that has no more at the moment.
 	short bool
@@ -48,6 +49,9 @@ func (w *window) fill(n int) []byte {
 		got, err := w.src.Read(w.buf[w.to:])
 		w.short = got < len(w.buf)-w.to
 		w.to += got
+		if err == nil {
+			w.good = w.src.taken()
+		}
 		if got == 0 && err == nil {
 			// io.Reader allows it, but not for ever (bufio has the same limit).
 			if empty++; empty == 100 {
@@ -76,7 +80,11 @@ func (w *window) end() error {
 	case w.src.raw.err != nil || w.src.container == "":
 		return w.failure()
 	}
-	e := w.corrupt(w.off, 0, w.compression())
+	packed, behind, err := w.discard()
+	if err != nil {
+		return err
+	}
+	e := w.corrupt(w.off, packed, w.compression()+behind)
 	w.err = io.EOF
 	return e
 }
@@ -87,15 +95,42 @@ func (w *window) cut(inside string) error {
 	if w.err != io.EOF && (w.src.raw.err != nil || w.src.container == "") {
 		return w.failure()
 	}
-	left := w.to - w.from
+	left, packed := w.to-w.from, int64(0)
 	reason := fmt.Sprintf("cut off in the middle of %s, %d bytes are left over", inside, left)
 	if w.err != io.EOF {
-		reason = fmt.Sprintf("%s in the middle of %s, %d bytes are left over", w.compression(), inside, left)
+		var behind string
+		var err error
+		if packed, behind, err = w.discard(); err != nil {
+			return err
+		}
+		reason = fmt.Sprintf("%s in the middle of %s, %d bytes are left over%s", w.compression(), inside, left, behind)
 	}
-	e := w.corrupt(w.off, int64(left), reason)
+	e := w.corrupt(w.off, int64(left)+packed, reason)
 	w.consume(left)
 	w.err = io.EOF
 	return e
+}
+
+// discard passes over what is left of a file whose compression is damaged: n bytes as
+// they stand in the file, and behind says so. The compressed block with the damage
+// counts as a whole.
+func (w *window) discard() (n int64, behind string, err error) {
+	if _, err = io.Copy(io.Discard, w.src.packed); err != nil {
+		return 0, "", w.failure()
+	}
+	if n = w.src.raw.n - w.good; n > 0 {
+		behind = fmt.Sprintf("; from byte %d of the file on, %d bytes cannot be unpacked", w.good, n)
+	}
+	return n, behind, nil
+}
+
+// atLeastOne says of damage that a packet began there; any other error stays what it is.
+func atLeastOne(err error) error {
+	var c *format.CorruptError
+	if errors.As(err, &c) {
+		c.Datagrams = 1
+	}
+	return err
 }
 
 // failure is the error of the underlying reader; it stays.

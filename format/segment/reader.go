@@ -128,7 +128,7 @@ func NewSalvage(f io.ReaderAt, size int64, path string, o ReadOptions) (*Reader,
 		r.sections, r.salvaged = 1, true
 		r.start, r.offset = pos, pos
 		r.skip(h.Number)
-		r.lost = &format.CorruptError{Path: path, Length: pos, Chunks: int(h.Number),
+		r.lost = &format.CorruptError{Path: path, Length: pos, Chunks: int(h.Number), Counted: h.Number == 0,
 			Reason: fmt.Sprintf("the first frame is damaged; %d chunk(s) lost before chunk %d", h.Number, h.Number)}
 		r.readFooter()
 		return r, nil
@@ -428,9 +428,9 @@ func (r *Reader) takeChunk(b *format.Batch, frameLen int) error {
 	// next call reads it again.
 	switch {
 	case c.Number > r.next:
-		missing := c.Number - r.next
+		first, missing := r.next, c.Number-r.next
 		r.skip(c.Number)
-		return &format.CorruptError{Path: r.path, Offset: r.offset, Chunks: int(missing),
+		return &format.CorruptError{Path: r.path, Offset: r.offset, Chunks: int(missing), FirstChunk: first,
 			Reason: fmt.Sprintf("%d chunk(s) missing before chunk %d", missing, c.Number)}
 	case c.Number == r.next:
 		r.next++
@@ -438,7 +438,7 @@ func (r *Reader) takeChunk(b *format.Batch, frameLen int) error {
 		return fmt.Errorf("chunk %d stands here again, chunk %d was due", c.Number, r.next)
 	case r.late != r.offset:
 		r.late = r.offset
-		return &format.CorruptError{Path: r.path, Offset: r.offset, Chunks: -1,
+		return &format.CorruptError{Path: r.path, Offset: r.offset, Chunks: -1, Counted: true,
 			Reason: fmt.Sprintf("chunk %d stands here, too late: chunk %d was due", c.Number, r.next)}
 	default:
 		r.gaps = without(r.gaps, c.Number)
@@ -616,32 +616,31 @@ func (r *Reader) decode(d *format.Datagram, e *format.EPB, ifc uint16) {
 // resync finds the next frame behind damage and reports what lies between.
 func (r *Reader) resync(why error) error {
 	at := r.offset
-	damage := &format.CorruptError{Path: r.path, Offset: at, Reason: why.Error()}
+	damage := &format.CorruptError{Path: r.path, Offset: at, Reason: why.Error(), FirstChunk: r.next}
 	pos, err := r.search(at + 1)
 	if err != nil {
 		return err
 	}
+	after, told := r.next, false // the chunk that comes next, where that can be told
+	switch c, err := format.ParseChunkHeader(r.raw); {
+	case pos >= 0 && err == nil:
+		after, told = c.Number, c.Number >= r.next
+	case r.footer != nil:
+		after, told = r.footer.Chunks, true
+	}
 	if pos < 0 {
-		damage.Length = r.win.size - at
-		r.offset = r.win.size
-		if f := r.footer; f != nil && f.Chunks > r.next {
-			damage.Chunks = int(f.Chunks - r.next)
-		}
-		return damage
+		pos = r.win.size
 	}
 	damage.Length = pos - at
 	r.offset = pos
-	after := r.next // the chunk that comes next, where that can be told
-	if c, err := format.ParseChunkHeader(r.raw); err == nil {
-		after = c.Number
-	} else if r.footer != nil {
-		after = r.footer.Chunks
-	}
 	if after > r.next {
 		damage.Chunks = int(after - r.next)
-		damage.Reason += fmt.Sprintf("; %d chunk(s) lost before chunk %d", after-r.next, after)
-		r.skip(after)
+		if pos < r.win.size {
+			damage.Reason += fmt.Sprintf("; %d chunk(s) lost before chunk %d", after-r.next, after)
+			r.skip(after)
+		}
 	}
+	damage.Counted = told && damage.Chunks == 0
 	return damage
 }
 

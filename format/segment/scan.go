@@ -5,28 +5,18 @@ import (
 	"fmt"
 	"io"
 	"slices"
-	"time"
 
 	"castdeck/format"
 )
-
-// maxDamage bounds the list of damaged places that a scan keeps; DamagedPlaces
-// goes on counting.
-const maxDamage = 1000
 
 // Scan is what reading a whole segment found.
 type Scan struct {
 	// Index rebuilt from the chunks.
 	Index *format.Index
 	Tally format.Tally
-	// Damage in file order, at most the first 1,000 places of DamagedPlaces.
-	Damage        []*format.CorruptError
-	DamagedPlaces int
-	// DamagedChunks is how many chunks are lost, counted from their numbers where
-	// they tell, else one for each damaged place.
-	DamagedChunks int
-	// LostBytes is the sum of the damaged lengths, in bytes of the file.
-	LostBytes int64
+	// DamageLog is what is wrong with the frames. The datagrams of lost chunks are
+	// counted from the index, else from the totals of the interfaces behind them.
+	format.DamageLog
 	// Lost is what the index of a sealed file tells of chunks that could not be read;
 	// Verify fills it in.
 	Lost Loss
@@ -59,31 +49,88 @@ func (r *Reader) Scan() (*Scan, error) {
 	ahead := format.NewAhead(fresh, fresh.Interfaces)
 	defer ahead.Close()
 	var b format.Batch
+	totals := lossTotals{scan: s}
 	for {
 		err := ahead.ReadBatch(&b)
 		var damage *format.CorruptError
 		switch {
 		case err == nil:
 			s.Tally.Add(&b)
+			s.Saw(&b)
+			totals.saw(&b)
 		case errors.Is(err, io.EOF):
 			s.Index.Streams, s.Index.StreamsCut = s.Tally.Streams(), s.Tally.StreamsCut
 			s.Index.Interfaces = fresh.interfaces
 			s.Index.Events, s.Index.EventCount = s.Tally.LastEvents(), uint32(s.Tally.Events)
 			s.Sections, s.gaps, s.next = fresh.sections, fresh.gaps, fresh.next
+			totals.end(len(fresh.interfaces))
+			switch x := s.Found; {
+			case fresh.index != nil:
+				s.count(fresh.index)
+			case x.Complete() && x.Recording == r.info.Recording && s.Sections == 1:
+				s.count(x) // it does not fit where chunks are missing; their numbers do
+			}
 			return s, nil
 		case errors.As(err, &damage):
-			s.DamagedPlaces++
-			if damage.Chunks < 0 {
-				s.DamagedChunks += damage.Chunks
-			} else {
-				s.DamagedChunks += max(1, damage.Chunks)
-			}
-			s.LostBytes += damage.Length
-			if len(s.Damage) < maxDamage {
-				s.Damage = append(s.Damage, damage)
-			}
+			s.Note(damage)
+			totals.late = totals.late || damage.Chunks < 0
 		default:
 			return nil, err
+		}
+	}
+}
+
+// lossTotals counts the datagrams of lost chunks: the running totals of an interface,
+// which stand at the end of each chunk that has datagrams of it, go on across them.
+type lossTotals struct {
+	scan       *Scan
+	interfaces []interfaceTotals
+	told       []int // by damaged place: the interfaces that told of it
+	late       bool  // chunks came out of their order, and so do totals
+}
+
+// interfaceTotals are what an interface's last totals told.
+type interfaceTotals struct {
+	received uint64
+	places   int // that were damaged before
+}
+
+// saw is told of each chunk that was read. An interface that was silent between two
+// damaged places does not tell which of them lost its datagrams.
+func (t *lossTotals) saw(b *format.Batch) {
+	places := t.scan.DamagedPlaces
+	for i := range b.Stats {
+		s := &b.Stats[i]
+		if n := int(s.Interface) + 1; n > len(t.interfaces) {
+			t.interfaces = append(t.interfaces, make([]interfaceTotals, n-len(t.interfaces))...)
+		}
+		was := t.interfaces[s.Interface]
+		t.interfaces[s.Interface] = interfaceTotals{s.Received, places}
+		if places != was.places+1 || places > len(t.scan.Damage) {
+			continue
+		}
+		for j := range b.Datagrams {
+			if b.Datagrams[j].Interface == s.Interface {
+				was.received++
+			}
+		}
+		t.told = append(t.told, make([]int, places-len(t.told))...)
+		t.told[places-1]++
+		if d := t.scan.Damage[places-1]; !d.Counted && s.Received > was.received {
+			d.Datagrams += s.Received - was.received
+		}
+	}
+}
+
+// end says of which places all of the file's interfaces told.
+func (t *lossTotals) end(interfaces int) {
+	for i, told := range t.told {
+		switch d := t.scan.Damage[i]; {
+		case d.Counted:
+		case t.late:
+			d.Datagrams = 0
+		case told == interfaces:
+			d.Counted = true
 		}
 	}
 }
@@ -96,25 +143,19 @@ func (r *Reader) Verify() (*Scan, []string, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	var problems []string
+	problems := s.Problems()
 	add := func(f string, args ...any) { problems = append(problems, fmt.Sprintf(f, args...)) }
-	for _, d := range s.Damage {
-		if d.Length > 0 {
-			add("byte %d: %s; %d bytes cannot be used", d.Offset, d.Reason, d.Length)
-		} else {
-			add("byte %d: %s", d.Offset, d.Reason)
-		}
-	}
-	if more := s.DamagedPlaces - len(s.Damage); more > 0 {
-		add("%d more damaged places", more)
-	}
 	if s.Sections > 1 {
 		add("%d recordings stand one behind the other in this file", s.Sections)
 		return s, problems, nil
 	}
 	f := r.footer
 	if f == nil {
-		add("not sealed: still being written, or cut off")
+		problem := "not sealed: still being written, or cut off"
+		if n := len(s.Damage); s.Tally.Packets > 0 && (n == 0 || s.Damage[n-1].Until != nil) {
+			problem += "; what came after " + format.Stamp(s.Tally.Last) + " is not known"
+		}
+		add("%s", problem)
 		return s, problems, nil
 	}
 	if r.indexErr != nil && !(r.Repacked() && s.repacked()) {
@@ -138,7 +179,7 @@ func (r *Reader) Verify() (*Scan, []string, error) {
 		s.Lost = r.missing(s)
 		if l := s.Lost; l.Chunks > 0 {
 			add("lost: %d chunk(s) with %d datagrams, %d bytes of payload, from %s to %s",
-				l.Chunks, l.Datagrams, l.Bytes, stamp(l.First), stamp(l.Last))
+				l.Chunks, l.Datagrams, l.Bytes, format.Stamp(l.First), format.Stamp(l.Last))
 		}
 	}
 	if r.index != nil && len(problems) == 0 {
@@ -158,10 +199,29 @@ func (r *Reader) Verify() (*Scan, []string, error) {
 	return s, problems, nil
 }
 
+// count takes from an index of the recording how many datagrams the lost chunks held.
+func (s *Scan) count(x *format.Index) {
+	for _, d := range s.Damage {
+		first, n := int64(d.FirstChunk), int64(max(d.Chunks, 0))
+		if d.Chunks < 0 || n == 0 && first < int64(len(x.Chunks)) || first+n > int64(len(x.Chunks)) {
+			continue
+		}
+		d.Datagrams, d.Counted = 0, true
+		for i := first; i < first+n; i++ {
+			if s.isMissing(uint32(i)) {
+				d.Datagrams += uint64(x.Chunks[i].Datagrams)
+			}
+		}
+	}
+}
+
+// isMissing says of a chunk's number that the chunk did not come, in its place or later.
+func (s *Scan) isMissing(n uint32) bool { return n >= s.next || gapOf(s.gaps, n) >= 0 }
+
 // missing sums up the chunks that the file's index has and the scan did not find.
 func (r *Reader) missing(s *Scan) (l Loss) {
 	for i := range r.index.Chunks {
-		if n := uint32(i); n < s.next && gapOf(s.gaps, n) < 0 {
+		if !s.isMissing(uint32(i)) {
 			continue
 		}
 		c := &r.index.Chunks[i]
@@ -175,8 +235,6 @@ func (r *Reader) missing(s *Scan) (l Loss) {
 	}
 	return l
 }
-
-func stamp(ns int64) string { return time.Unix(0, ns).UTC().Format(time.RFC3339Nano) }
 
 // repacked says that the index that was found describes the chunks of this file, but
 // at other places: what unpacking and packing again leaves.

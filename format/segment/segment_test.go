@@ -1028,3 +1028,88 @@ func TestLostIsTold(t *testing.T) {
 		}
 	}
 }
+
+// TestLostPlaces: each damaged place is told with its datagrams, exactly where index or
+// totals tell, and between which times.
+func TestLostPlaces(t *testing.T) {
+	ds := feed(38, 600)
+	for _, c := range compressions {
+		sealed := write(t, c, ds, true)
+		x, err := open(t, sealed).Index()
+		if err != nil {
+			t.Fatal(err)
+		}
+		n := len(x.Chunks)
+		chunk := func(i int) format.ChunkEntry { return x.Chunks[i] }
+		end := func(i int) int64 { return chunk(i).Offset + int64(chunk(i).Size) }
+		hit := func(b []byte, i int) { b[chunk(i).Offset+int64(chunk(i).Size)/2] ^= 0xFF }
+		sum := func(from, to int) (total uint64) {
+			for i := from; i < to; i++ {
+				total += uint64(chunk(i).Datagrams)
+			}
+			return total
+		}
+		type place struct {
+			from, to int // chunks lost
+			bytes    int64
+			exact    bool
+		}
+		whole := func(from, to int) place {
+			return place{from, to, end(to-1) - chunk(from).Offset, true}
+		}
+		for _, test := range []struct {
+			what   string
+			sealed bool
+			damage func([]byte) []byte
+			want   []place
+		}{
+			{"two chunks, sealed", true, func(b []byte) []byte { hit(b, 2); hit(b, 4); return b }, []place{whole(2, 3), whole(4, 5)}},
+			{"two chunks, open", false, func(b []byte) []byte { hit(b, 2); hit(b, 4); return b }, []place{whole(2, 3), whole(4, 5)}},
+			{"neighbours, open", false, func(b []byte) []byte { hit(b, 2); hit(b, 3); return b }, []place{whole(2, 4)}},
+			{"first and last, sealed", true, func(b []byte) []byte { hit(b, 0); hit(b, n-1); return b }, []place{whole(0, 1), whole(n-1, n)}},
+			{"last, open", false, func(b []byte) []byte { hit(b, n-1); return b }, []place{{n - 1, n, end(n-1) - chunk(n-1).Offset, false}}},
+			{"taken out, sealed", true, func(b []byte) []byte { return slices.Delete(b, int(chunk(3).Offset), int(end(4))) }, []place{{3, 5, 0, true}}},
+			{"taken out, open", false, func(b []byte) []byte { return slices.Delete(b, int(chunk(3).Offset), int(end(4))) }, []place{{3, 5, 0, true}}},
+			{"noise between, open", false, func(b []byte) []byte { return slices.Insert(b, int(chunk(3).Offset), make([]byte, 77)...) }, []place{{3, 3, 77, true}}},
+			{"twice, sealed", true, func(b []byte) []byte {
+				return slices.Insert(b, int(chunk(3).Offset), b[chunk(2).Offset:end(2)]...)
+			}, []place{{3, 3, int64(chunk(2).Size), true}}},
+			{"footer, sealed", true, func(b []byte) []byte { b[len(b)-30] ^= 0xFF; return b }, []place{{n, n, int64(format.StoredSize(c, format.FooterSize)), true}}},
+		} {
+			file, err := os.ReadFile(sealed)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !test.sealed {
+				file = file[:end(n-1)]
+			}
+			s, problems, err := openBytes(t, test.damage(file)).Verify()
+			if err != nil {
+				t.Fatal(err)
+			}
+			what := c.String() + ", " + test.what
+			if len(s.Damage) != len(test.want) {
+				t.Errorf("%s: %q", what, problems)
+				continue
+			}
+			for i, w := range test.want {
+				d, lost := s.Damage[i], sum(w.from, w.to)
+				if !w.exact {
+					lost = 0
+				}
+				if d.Length != w.bytes || d.Datagrams != lost || d.Counted != w.exact {
+					t.Errorf("%s: place %d: %d bytes, %d datagrams, all of them %v; want %d, %d, %v", what, i, d.Length, d.Datagrams, d.Counted, w.bytes, lost, w.exact)
+				}
+				if since := sum(0, w.from); (d.Since != nil) != (since > 0) || since > 0 && *d.Since != ds[since-1].Time {
+					t.Errorf("%s: place %d since %v", what, i, d.Since)
+				}
+				if until := sum(0, w.to); (d.Until != nil) != (until < 600) || until < 600 && *d.Until != ds[until].Time {
+					t.Errorf("%s: place %d until %v", what, i, d.Until)
+				}
+				if !slices.Contains(problems, d.String()) {
+					t.Errorf("%s: %q is not in %q", what, d.String(), problems)
+				}
+			}
+		}
+	}
+}
