@@ -38,7 +38,7 @@ func (c *fakeClock) SleepUntil(deadline int64) {
 
 func TestPacerSleepsThenSpins(t *testing.T) {
 	c := &fakeClock{now: 1000, step: 50}
-	p := &pacer{clock: c, guard: 25_000, stopped: new(atomic.Bool)}
+	p := &pacer{clock: c, guard: 25_000, attention: new(atomic.Bool)}
 	due := c.now + 10*second
 	now := p.wait(due)
 	if now < due || now > due+c.step {
@@ -57,7 +57,7 @@ func TestPacerIsNeverEarly(t *testing.T) {
 	for _, ahead := range []int64{-second, -1, 0, 1, 19_999, 20_000, 20_001, 50_000_000, 50_020_000, 50_020_001, 3600 * second} {
 		for _, oversleep := range []int64{0, 10_000, 20_000, 1_000_000} {
 			c := &fakeClock{now: 77, step: 7, oversleep: oversleep}
-			p := &pacer{clock: c, guard: minGuard, stopped: new(atomic.Bool)}
+			p := &pacer{clock: c, guard: minGuard, attention: new(atomic.Bool)}
 			due := c.now + ahead
 			if now := p.wait(due); now < due {
 				t.Errorf("%d ns ahead: %d ns early", ahead, due-now)
@@ -70,10 +70,10 @@ func TestPacerIsNeverEarly(t *testing.T) {
 
 func TestPacerStops(t *testing.T) {
 	c := &fakeClock{step: 1}
-	p := &pacer{clock: c, guard: minGuard, stopped: new(atomic.Bool)}
+	p := &pacer{clock: c, guard: minGuard, attention: new(atomic.Bool)}
 	c.onSleep = func(until int64) {
 		if until > 10*second {
-			p.stopped.Store(true)
+			p.attention.Store(true)
 		}
 	}
 	now := p.wait(3600 * second)
@@ -94,7 +94,7 @@ func TestPacerCalibratesWithinBounds(t *testing.T) {
 		{1_000_000, maxGuard},
 		{second, maxGuard},
 	} {
-		p := &pacer{clock: &fakeClock{oversleep: c.oversleep}, stopped: new(atomic.Bool)}
+		p := &pacer{clock: &fakeClock{oversleep: c.oversleep}, attention: new(atomic.Bool)}
 		p.calibrate()
 		if p.guard != c.want {
 			t.Errorf("sleeps %d ns late: guard %d, want %d", c.oversleep, p.guard, c.want)
@@ -111,7 +111,7 @@ func TestPacerCalibrationIgnoresAStray(t *testing.T) {
 			c.oversleep = 10_000_000
 		}
 	}
-	p := &pacer{clock: c, stopped: new(atomic.Bool)}
+	p := &pacer{clock: c, attention: new(atomic.Bool)}
 	p.calibrate()
 	if p.guard != minGuard {
 		t.Errorf("guard %d, want %d", p.guard, minGuard)
@@ -120,8 +120,23 @@ func TestPacerCalibrationIgnoresAStray(t *testing.T) {
 
 func TestPacerAllocatesNothing(t *testing.T) {
 	c := &fakeClock{step: 100}
-	p := &pacer{clock: c, guard: minGuard, stopped: new(atomic.Bool)}
+	p := &pacer{clock: c, guard: minGuard, attention: new(atomic.Bool)}
 	if n := testing.AllocsPerRun(100, func() { p.wait(c.now + 100_000) }); n != 0 {
 		t.Errorf("%v allocations, want 0", n)
+	}
+}
+
+// Under real-time priority the thread sleeps now and then even where everything is
+// late, and no datagram waits for that longer than a breath.
+func TestPacerBreathes(t *testing.T) {
+	c := &fakeClock{step: 1000}
+	p := &pacer{clock: c, guard: minGuard, attention: new(atomic.Bool), breathe: 10_000_000}
+	const calls = 100_000
+	for range calls {
+		p.wait(0)
+	}
+	want := c.now / 10_000_000
+	if c.sleeps < want-2 || c.sleeps > want+2 || c.longest > breath {
+		t.Errorf("%d sleeps of at most %d ns in %d ns, want %d of %d", c.sleeps, c.longest, c.now, want, breath)
 	}
 }

@@ -83,7 +83,7 @@ func TestRepeat(t *testing.T) {
 		{"nothing in it", 0, 0, nil, nil}, // would never end
 	} {
 		opened, closed := 0, 0
-		r := &Repeat{Rounds: c.rounds, Pause: c.pause, Open: func() (format.BatchReader, error) {
+		r := &Repeat{Rounds: c.rounds, Pause: c.pause, Open: func(int64) (format.BatchReader, error) {
 			opened++
 			return &source{steps: c.steps, closed: &closed}, nil
 		}}
@@ -102,7 +102,7 @@ func TestRepeat(t *testing.T) {
 
 func TestRepeatPassesErrorsOn(t *testing.T) {
 	damage := &format.CorruptError{Reason: "a test"}
-	r := &Repeat{Rounds: 2, Pause: 1, Open: func() (format.BatchReader, error) {
+	r := &Repeat{Rounds: 2, Pause: 1, Open: func(int64) (format.BatchReader, error) {
 		return &source{steps: []any{at(1), damage, at(2)}}, nil
 	}}
 	got, errs := times(t, r)
@@ -110,7 +110,7 @@ func TestRepeatPassesErrorsOn(t *testing.T) {
 		t.Errorf("%v %v", got, errs)
 	}
 	gone := errors.New("gone")
-	r = &Repeat{Open: func() (format.BatchReader, error) { return nil, gone }}
+	r = &Repeat{Open: func(int64) (format.BatchReader, error) { return nil, gone }}
 	if err := r.ReadBatch(new(format.Batch)); err != gone {
 		t.Errorf("%v, want %v", err, gone)
 	}
@@ -122,7 +122,7 @@ func TestRepeatEndsBeforeTimeDoes(t *testing.T) {
 		{at(math.MinInt64, math.MaxInt64)},
 		{at(0, math.MaxInt64/4)},
 	} {
-		r := &Repeat{Open: func() (format.BatchReader, error) { return &source{steps: steps}, nil }}
+		r := &Repeat{Open: func(int64) (format.BatchReader, error) { return &source{steps: steps}, nil }}
 		var b format.Batch
 		last := int64(math.MinInt64)
 		var err error
@@ -140,5 +140,54 @@ func TestRepeatEndsBeforeTimeDoes(t *testing.T) {
 		if err == nil || err == io.EOF {
 			t.Errorf("%v: goes on for ever (%v)", steps, err)
 		}
+	}
+}
+
+func TestRepeatSeeks(t *testing.T) {
+	// Times 100 to 109; two rounds, the second from 110.
+	var from []int64
+	open := func(f int64) (format.BatchReader, error) {
+		from = append(from, f)
+		return &source{steps: []any{at(100, 101, 102, 103, 104), at(105, 106, 107, 108, 109)}}, nil
+	}
+	next := func(r *Repeat, n int) (got []int64) {
+		var b format.Batch
+		for len(got) < n {
+			if err := r.ReadBatch(&b); err != nil {
+				return append(got, -1)
+			}
+			for _, d := range b.Datagrams {
+				got = append(got, d.Time)
+			}
+		}
+		return got
+	}
+	r := &Repeat{Rounds: 2, Open: open}
+	for i, c := range []struct {
+		seek int64 // 0 is none
+		n    int
+		want string
+	}{
+		{0, 5, "[100 101 102 103 104]"},
+		{107, 3, "[107 108 109]"},
+		{102, 8, "[102 103 104 105 106 107 108 109]"},
+		{0, 5, "[110 111 112 113 114]"}, // the second round keeps its place
+		{118, 2, "[118 119]"},           // within it
+		{0, 1, "[-1]"},                  // the end
+		{116, 4, "[116 117 118 119]"},   // and back again
+		{1, 5, "[110 111 112 113 114]"}, // before the round: its start
+		{500, 1, "[-1]"},                // behind the end
+	} {
+		if c.seek != 0 {
+			if err := r.SeekTime(c.seek); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if got := fmt.Sprint(next(r, c.n)); got != c.want {
+			t.Errorf("step %d: %s, want %s", i, got, c.want)
+		}
+	}
+	if want := "[-9223372036854775808 107 102 -9223372036854775808 108 106 -9 490]"; fmt.Sprint(from) != want {
+		t.Errorf("opened from %v, want %s", from, want)
 	}
 }

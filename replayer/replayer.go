@@ -4,8 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"net"
 	"runtime"
+	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -47,6 +50,21 @@ type Options struct {
 	// together: one socket each, 1024 by default. Datagrams of further source ports
 	// leave from a port that the kernel chose; Report.PortsNotKept counts them.
 	MaxSockets int
+	// Late says what to do about datagrams that are late by more than LateAfter (0 means
+	// 1 ms). By default they are sent as soon as can be, in order, until the replay has
+	// caught up. It has no meaning at full speed.
+	Late      LatePolicy
+	LateAfter time.Duration
+	// Limit is a ceiling in bits a second that always holds, whatever is due: payload
+	// with the headers of UDP, IPv4 and Ethernet. 0 is none, at most 1e12.
+	Limit float64
+	// Realtime gives the sending thread real-time priority and keeps its memory from
+	// being swapped out, where the system allows it; Report.RealtimeRefused says why not.
+	// Not at full speed, where the thread would never sleep.
+	Realtime bool
+	// Histograms is how many destinations get histograms of their own, 70 kB each; 0 is
+	// none, at most 4096.
+	Histograms int
 	// NoSegmentation sends every datagram by itself. Otherwise neighbours that are due
 	// together, of one length and to one destination, go to the kernel as a run
 	// (UDP_SEGMENT, five times as many a second at full speed), except where a queue
@@ -64,7 +82,39 @@ type Options struct {
 const (
 	defaultAhead       = 16
 	minAhead, maxAhead = 2, 1024
+	maxHistograms      = 4096
 )
+
+// LatePolicy is what a replay does that falls behind its schedule.
+type LatePolicy uint8
+
+// The policies.
+const (
+	// CatchUp sends what is late as soon as can be: nothing is lost, intervals shrink.
+	CatchUp LatePolicy = iota
+	// Shift moves the schedule by the lateness: nothing is lost, intervals are kept, the
+	// replay takes longer.
+	Shift
+	// Drop leaves out what is late: the schedule is kept.
+	Drop
+)
+
+var latePolicies = [...]string{CatchUp: "catch-up", Shift: "shift", Drop: "drop"}
+
+func (p LatePolicy) String() string {
+	if int(p) < len(latePolicies) {
+		return latePolicies[p]
+	}
+	return "unknown"
+}
+
+// ParseLatePolicy reads a name that String gives.
+func ParseLatePolicy(name string) (LatePolicy, error) {
+	if i := slices.Index(latePolicies[:], name); i >= 0 {
+		return LatePolicy(i), nil
+	}
+	return 0, fmt.Errorf("no policy %q (have %s)", name, strings.Join(latePolicies[:], ", "))
+}
 
 // ErrRunning is the error of a Run that begins while another goes on.
 var ErrRunning = errors.New("this replayer is already running")
@@ -81,7 +131,10 @@ type Replayer struct {
 	running sync.Mutex // held by Run and Close
 	closed  bool
 	sender  *sock.Sender
+	control *control
 	stats   stats
+	// seekable says whether the source of the Run that goes on is a TimeSeeker.
+	seekable atomic.Bool
 }
 
 // New checks the options, finds the interface and opens its first sockets. It
@@ -110,7 +163,7 @@ func New(o Options) (*Replayer, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &Replayer{options: o, clock: o.Clock, ahead: o.Ahead, iface: iface, policy: p, sender: s}
+	r := &Replayer{options: o, clock: o.Clock, ahead: o.Ahead, iface: iface, policy: p, sender: s, control: newControl()}
 	if r.clock == nil {
 		r.clock = machineClock{}
 	}
@@ -123,6 +176,14 @@ func New(o Options) (*Replayer, error) {
 func (o *Options) check() error {
 	if err := o.Pacing.check(); err != nil {
 		return err
+	}
+	switch {
+	case o.LateAfter < 0:
+		return fmt.Errorf("late after %s is negative", o.LateAfter)
+	case o.Limit != 0 && !(o.Limit >= 1 && o.Limit <= maxBitsPerSecond):
+		return fmt.Errorf("a ceiling of %g bits a second is not between 1 and %g", o.Limit, maxBitsPerSecond)
+	case o.Histograms < 0 || o.Histograms > maxHistograms:
+		return fmt.Errorf("histograms of %d destinations, at most %d", o.Histograms, maxHistograms)
 	}
 	if o.Ahead != 0 && (o.Ahead < minAhead || o.Ahead > maxAhead) {
 		return fmt.Errorf("%d batches ahead is not between %d and %d", o.Ahead, minAhead, maxAhead)
@@ -173,20 +234,26 @@ func (r *Replayer) Run(ctx context.Context, src format.BatchReader) (Report, err
 	}
 	r.stats.reset()
 
-	var stopped atomic.Bool
-	cancel := context.AfterFunc(ctx, func() { stopped.Store(true) })
+	_, seekable := src.(TimeSeeker)
+	r.seekable.Store(seekable)
+	defer r.seekable.Store(false)
+	cancel := context.AfterFunc(ctx, func() {
+		r.control.attention.Store(true)
+		r.control.nudge()
+	})
 	defer cancel()
 
 	ring := newRing(r.ahead)
 	feed := &feeder{src: src, ring: ring, policy: r.policy, sender: r.sender, iface: r.iface,
-		schedule: schedule{Pacing: r.options.Pacing}}
+		schedule: schedule{Pacing: r.options.Pacing}, histograms: r.options.Histograms}
 	feed.prepare()
-	out := newOutlet(r.sender, &pacer{clock: r.clock, guard: minGuard, stopped: &stopped}, &r.stats, !r.options.Max)
+	out := newOutlet(r.sender, &pacer{clock: r.clock, guard: minGuard, attention: &r.control.attention}, &r.stats, r.control, ring, &r.options)
+	r.stats.speed.Store(math.Float64bits(out.speed))
 
 	reverted, late := r.sender.Reverted(), r.sender.Late()
 	segmented, runs, _ := r.sender.Segmented()
 	go feed.run()
-	err := out.run(ctx, ring, r.options.At)
+	err := out.run(ctx, &r.options)
 	// The feeder is done when it has closed the ring.
 	close(ring.quit)
 	for range ring.full {
@@ -203,15 +270,18 @@ func (r *Replayer) Run(ctx context.Context, src format.BatchReader) (Report, err
 	return report, err
 }
 
-// run sends what the ring holds until it is closed and empty, or the pacer is
-// stopped. It locks the goroutine to its thread: timer slack and the time that a
-// thread needs to wake are a thread's own.
-func (o *outlet) run(ctx context.Context, ring *ring, at time.Time) error {
+// run sends what the ring holds until its end marker, or until ctx ends. It locks the
+// goroutine to its thread: timer slack, priority and the time that a thread needs to
+// wake are a thread's own.
+func (o *outlet) run(ctx context.Context, options *Options) error {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	// Without it sleeps are up to 50 us late, which the guard then makes up for.
 	if sock.SetTimerSlack(1) == nil {
 		defer sock.SetTimerSlack(0)
+	}
+	if options.Realtime && o.paced {
+		defer o.beRealtime()()
 	}
 	o.pacer.calibrate()
 	first := true
@@ -219,24 +289,48 @@ func (o *outlet) run(ctx context.Context, ring *ring, at time.Time) error {
 		var s *slot
 		var ok bool
 		select {
-		case s, ok = <-ring.full:
+		case s, ok = <-o.ring.full:
+		case <-o.control.wake:
+			o.obey(ctx)
+			continue
 		case <-ctx.Done():
 			return ctx.Err()
 		}
-		if !ok {
+		if !ok || s.end && s.seek == o.sought {
 			return nil
 		}
-		if first {
+		if first && !s.end {
 			first = false
 			o.warm(s)
-			if err := o.setAnchor(at); err != nil {
+			if err := o.setAnchor(ctx, options.At); err != nil {
 				return err
 			}
 		}
-		o.send(s)
-		if o.pacer.stopped.Load() {
+		o.send(ctx, s)
+		if ctx.Err() != nil {
 			return ctx.Err()
 		}
-		ring.free <- s // never blocks: it has room for every slot
+		o.ring.free <- s // never blocks: it has room for every slot
+	}
+}
+
+// breathe is how long a thread of real-time priority goes on without a sleep, in ns.
+const breathe = 10_000_000
+
+// beRealtime asks for real-time priority and locked memory, and notes what was
+// refused. undo gives back what was granted.
+func (o *outlet) beRealtime() (undo func()) {
+	priority, err := sock.SetRealtime()
+	if err == nil {
+		o.pacer.breathe = breathe
+	}
+	memory, merr := sock.LockMemory()
+	o.realtimeRefused = errors.Join(err, merr)
+	return func() {
+		for _, f := range []func(){priority, memory} {
+			if f != nil {
+				f()
+			}
+		}
 	}
 }

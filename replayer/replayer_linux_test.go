@@ -518,7 +518,7 @@ func TestReplayRepeated(t *testing.T) {
 	netnstest.Require(t)
 	const n, interval = 100, 10_000_000
 	clock := &fakeClock{step: 100}
-	src := &Repeat{Rounds: 3, Open: func() (format.BatchReader, error) {
+	src := &Repeat{Rounds: 3, Open: func(int64) (format.BatchReader, error) {
 		return &source{steps: recordedBatches(n, interval)}, nil
 	}}
 	report, err := newTestReplayer(t, Options{Interface: "lo", Clock: clock}).Run(context.Background(), src)
@@ -773,14 +773,15 @@ func TestReplayManySources(t *testing.T) {
 func testOutlet(t testing.TB, iface string, clock Clock, n, size int) (*outlet, *slot) {
 	t.Helper()
 	r := newTestReplayer(t, Options{Interface: iface})
-	f := &feeder{policy: r.policy, sender: r.sender, iface: r.iface}
+	f := &feeder{policy: r.policy, sender: r.sender, iface: r.iface, histograms: 1}
 	f.prepare()
 	s := newRing(minAhead).slot(t)
 	for i := range n {
 		s.batch.Datagrams = append(s.batch.Datagrams, dgram(int64(i), "10.1.1.1:40001", "239.8.1.1:5000", pattern(size, i)))
 	}
 	must(t, f.fill(s))
-	return newOutlet(r.sender, &pacer{clock: clock, guard: minGuard, stopped: new(atomic.Bool)}, &r.stats, true), s
+	p := &pacer{clock: clock, guard: minGuard, attention: &r.control.attention}
+	return newOutlet(r.sender, p, &r.stats, r.control, newRing(minAhead), &Options{Histograms: 1}), s
 }
 
 func (r *ring) slot(t testing.TB) *slot {
@@ -793,8 +794,8 @@ func TestOutletAllocatesNothing(t *testing.T) {
 	o, s := testOutlet(t, "lo", &fakeClock{step: 10}, 200, 100)
 	o.warm(s)
 	if n := testing.AllocsPerRun(50, func() {
-		o.anchor = o.pacer.clock.Now()
-		o.send(s)
+		o.timeline.rebase(o.pacer.clock.Now(), 0)
+		o.send(context.Background(), s)
 	}); n != 0 {
 		t.Errorf("%v allocations for %d datagrams, want 0", n, len(s.entries))
 	}
@@ -845,8 +846,8 @@ func BenchmarkOutlet(b *testing.B) {
 	b.ReportAllocs()
 	datagrams := 0
 	for b.Loop() {
-		o.anchor = 0 // all due
-		o.send(s)
+		o.timeline.rebase(0, 0) // all due
+		o.send(context.Background(), s)
 		datagrams += len(s.entries)
 	}
 	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(datagrams), "ns/datagram")

@@ -2,6 +2,7 @@ package replayer
 
 import (
 	"fmt"
+	"math"
 	"net/netip"
 	"sort"
 	"strings"
@@ -16,7 +17,7 @@ import (
 
 // Report is what a Run did. For every datagram of the source that was read:
 //
-//	read = Datagrams + SendErrors + Skipped.Total() + those read ahead when it was stopped
+//	read = Datagrams + SendErrors + DroppedLate + Skipped.Total() + those read ahead when it was stopped or somebody sought
 type Report struct {
 	// Datagrams and Bytes (UDP payload) that the kernel took and its queue did not
 	// drop.
@@ -28,6 +29,10 @@ type Report struct {
 	// LateErrors counts what came back by ICMP for datagrams that had left, at
 	// least: a unicast destination where nobody listens. They are among Datagrams.
 	LateErrors uint64
+	// DroppedLate counts datagrams that were left out for being late (Drop), Shifts how
+	// often the schedule was moved for it (Shift), by Shifted together.
+	DroppedLate, Shifts uint64
+	Shifted             time.Duration
 	// Skipped are datagrams that were not meant to be sent, by cause.
 	Skipped Skipped
 	// Damaged counts the places of the source that could not be read, and Damage
@@ -50,17 +55,26 @@ type Report struct {
 	// that was sent or refused by the kernel; gaps that MaxGap shortened count in
 	// full.
 	Duration, Recorded time.Duration
+	// Paused is the part of Duration for which it was paused.
+	Paused time.Duration
+	// RealtimeRefused is why Options.Realtime could not be had in full; nil where it
+	// could, or was not asked for.
+	RealtimeRefused error
 	// ShortenedGaps counts the gaps that MaxGap shortened, by GapsRemoved together;
 	// like Skipped, Damaged and RecordedDrops it includes what was read ahead when
 	// the replay was stopped.
 	ShortenedGaps uint64
 	GapsRemoved   time.Duration
-	// RatePPS is Datagrams over Duration, in datagrams per second; 0 where there
-	// was only one moment.
+	// RatePPS is Datagrams over Duration without Paused, in datagrams per second; 0
+	// where there was only one moment.
 	RatePPS float64
 	// Lateness is the time at which datagrams had left minus the time they were
-	// due; empty with Pacing.Max, where nothing has a time of its own.
+	// due; empty with Pacing.Max, where nothing has a time of its own. Datagrams sent
+	// by Step are not in it.
 	Lateness Lateness
+	// IntervalError is by how much the distance in time to the datagram before it, to
+	// the same destination, was another than due.
+	IntervalError Lateness
 	// Destinations are what went where, in order of address; after the first 65,536
 	// the rest is counted together under the zero AddrPort.
 	Destinations []DestinationReport
@@ -76,8 +90,8 @@ type Skipped struct {
 // Total is the sum of all causes.
 func (s Skipped) Total() uint64 { return s.NotUDP + s.Truncated + s.Filtered }
 
-// Lateness are percentiles in ns, exact to three digits, of how late datagrams
-// left; Max is exact. None is negative. The time is taken when the system call
+// Lateness are percentiles in ns, exact to three digits, such as of how late
+// datagrams left; Max is exact. None is negative. The time is taken when the system call
 // that carried a datagram has returned, so it includes that call and is an upper
 // bound for all datagrams of a call but the last.
 type Lateness struct {
@@ -92,7 +106,10 @@ type DestinationReport struct {
 	Destination      netip.AddrPort
 	Datagrams, Bytes uint64
 	SendErrors       uint64
+	DroppedLate      uint64
 	MaxLateness      int64 // ns
+	// Histograms where Options asks for them, nil otherwise; the caller's.
+	Lateness, IntervalError *hdrhistogram.Histogram
 }
 
 // report gathers what both sides counted; both have ended.
@@ -101,7 +118,8 @@ func (o *outlet) report(f *feeder) Report {
 		Datagrams: o.datagrams, Bytes: o.bytes, SendErrors: o.errors, Causes: map[string]uint64{},
 		Skipped: f.skipped, Damaged: f.damaged, Damage: f.damage, RecordedDrops: f.recordedDrops,
 		Recorded:      time.Duration(o.recorded()),
-		ShortenedGaps: f.schedule.shortened, GapsRemoved: time.Duration(f.schedule.removed),
+		ShortenedGaps: f.schedule.shortened, GapsRemoved: time.Duration(min(f.schedule.gaps(), math.MaxInt64)),
+		DroppedLate: o.dropped, Shifts: o.shifts, Shifted: time.Duration(o.shifted), Paused: time.Duration(o.held), RealtimeRefused: o.realtimeRefused,
 	}
 	for n, count := range o.byErrno {
 		switch {
@@ -113,17 +131,13 @@ func (o *outlet) report(f *feeder) Report {
 		}
 	}
 	if o.lastSent != 0 {
-		r.Duration = time.Duration(o.lastSent - o.anchor)
+		r.Duration = time.Duration(o.lastSent - o.begun)
 	}
-	if r.Duration > 0 {
-		r.RatePPS = float64(r.Datagrams) / r.Duration.Seconds()
+	if playing := r.Duration - r.Paused; playing > 0 {
+		r.RatePPS = float64(r.Datagrams) / playing.Seconds()
 	}
-	if n := o.lateness.TotalCount(); n > 0 {
-		r.Lateness = Lateness{
-			Count: n, Max: o.maxLateness, Histogram: o.lateness,
-			P50: o.quantile(50), P90: o.quantile(90), P99: o.quantile(99), P999: o.quantile(99.9),
-		}
-	}
+	r.Lateness = percentiles(o.lateness, o.maxLateness)
+	r.IntervalError = percentiles(o.intervals, o.maxInterval)
 	all := f.order
 	sort.Slice(all, func(i, j int) bool {
 		return all[i].destination.Compare(all[j].destination) < 0
@@ -133,15 +147,21 @@ func (o *outlet) report(f *feeder) Report {
 	}
 	for _, c := range all {
 		r.Destinations = append(r.Destinations, DestinationReport{
-			Destination: c.destination, Datagrams: c.datagrams, Bytes: c.bytes, SendErrors: c.errors, MaxLateness: c.maxLateness,
+			Destination: c.destination, Datagrams: c.datagrams, Bytes: c.bytes, SendErrors: c.errors, DroppedLate: c.late, MaxLateness: c.maxLateness,
+			Lateness: c.latenesses, IntervalError: c.intervals,
 		})
 	}
 	return r
 }
 
-// quantile rounds up to the histogram's resolution, but not beyond what happened.
-func (o *outlet) quantile(q float64) int64 {
-	return min(o.lateness.ValueAtQuantile(q), o.maxLateness)
+// percentiles of a histogram whose largest value is known. They round up to its
+// resolution, but not beyond what happened.
+func percentiles(h *hdrhistogram.Histogram, most int64) Lateness {
+	if h.TotalCount() == 0 {
+		return Lateness{}
+	}
+	at := func(q float64) int64 { return min(h.ValueAtQuantile(q), most) }
+	return Lateness{Count: h.TotalCount(), Max: most, Histogram: h, P50: at(50), P90: at(90), P99: at(99), P999: at(99.9)}
 }
 
 // String is the report on one line, for logs and tests.
@@ -181,12 +201,17 @@ type Stats struct {
 	Position int64
 	// Lateness of the last datagram sent, and the largest so far, in ns.
 	Lateness, MaxLateness int64
+	// Speed in force, and whether the replay is paused.
+	Speed  float64
+	Paused bool
 }
 
 // stats are published by the outlet once for each system call.
 type stats struct {
 	datagrams, bytes, sendErrors    atomic.Uint64
 	position, lateness, maxLateness atomic.Int64
+	speed                           atomic.Uint64 // a float64
+	paused                          atomic.Bool
 }
 
 func (s *stats) reset() {
@@ -196,6 +221,7 @@ func (s *stats) reset() {
 	s.position.Store(0)
 	s.lateness.Store(0)
 	s.maxLateness.Store(0)
+	s.paused.Store(false)
 }
 
 func (s *stats) publish(datagrams, bytes uint64, position, lateness, maxLateness int64) {
@@ -212,5 +238,6 @@ func (r *Replayer) Stats() Stats {
 	return Stats{
 		Datagrams: r.stats.datagrams.Load(), Bytes: r.stats.bytes.Load(), SendErrors: r.stats.sendErrors.Load(),
 		Position: r.stats.position.Load(), Lateness: r.stats.lateness.Load(), MaxLateness: r.stats.maxLateness.Load(),
+		Speed: math.Float64frombits(r.stats.speed.Load()), Paused: r.stats.paused.Load(),
 	}
 }

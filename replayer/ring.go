@@ -6,9 +6,12 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"sync/atomic"
 
 	"castdeck/format"
 	"castdeck/internal/sock"
+
+	"github.com/HdrHistogram/hdrhistogram-go"
 )
 
 // ring carries prepared batches from the feeder to the outlet and empty ones
@@ -17,10 +20,21 @@ type ring struct {
 	free chan *slot
 	full chan *slot    // the feeder closes it at its end
 	quit chan struct{} // closed when the outlet takes no more
+	// seek is where to go on, nil where that was never asked; the outlet sets it and
+	// then nudges.
+	seek  atomic.Pointer[seekRequest]
+	nudge chan struct{} // has room for one
+}
+
+// seekRequest asks the feeder to go on from another place. Slots carry the number of
+// the request that they follow, 0 before the first.
+type seekRequest struct {
+	number uint64
+	time   int64 // recorded, ns since the Unix epoch
 }
 
 func newRing(slots int) *ring {
-	r := &ring{free: make(chan *slot, slots), full: make(chan *slot, slots), quit: make(chan struct{})}
+	r := &ring{free: make(chan *slot, slots), full: make(chan *slot, slots), quit: make(chan struct{}), nudge: make(chan struct{}, 1)}
 	for range slots {
 		r.free <- &slot{messages: sock.NewMessages(0)}
 	}
@@ -32,6 +46,8 @@ func newRing(slots int) *ring {
 type slot struct {
 	batch    format.Batch
 	entries  []entry        // of the datagrams that are sent
+	seek     uint64         // number of the seekRequest that it follows
+	end      bool           // nothing comes behind it, unless somebody seeks; no entries
 	messages *sock.Messages // one for each entry
 }
 
@@ -51,7 +67,12 @@ type counts struct {
 	datagrams   uint64
 	bytes       uint64
 	errors      uint64
-	maxLateness int64 // largest lateness, ns
+	late        uint64 // dropped because they were late
+	maxLateness int64  // largest lateness, ns
+	// lateness of the one before, for the error of the interval between them.
+	lateness int64
+	// Histograms, of the first destinations only.
+	latenesses, intervals *hdrhistogram.Histogram
 }
 
 // route is what the feeder decided for datagrams of one source and destination.
@@ -87,6 +108,10 @@ type feeder struct {
 	sender   *sock.Sender
 	iface    *net.Interface
 	schedule schedule
+	number   uint64 // of the seekRequest that is followed
+
+	// histograms is how many destinations still get histograms of their own.
+	histograms int
 
 	routes       []route
 	destinations map[netip.AddrPort]*counts
@@ -118,6 +143,11 @@ func (f *feeder) run() {
 			return
 		}
 		for {
+			if err := f.follow(); err != nil {
+				f.err = err
+				return
+			}
+			s.seek, s.end = f.number, false
 			err := f.src.ReadBatch(&s.batch)
 			if err == nil {
 				barren = 0
@@ -136,10 +166,17 @@ func (f *feeder) run() {
 				var corrupt *format.CorruptError
 				switch {
 				case errors.Is(err, io.EOF):
-					return
+					s.end, s.entries = true, s.entries[:0]
+					f.ring.full <- s
+					if !f.sought() {
+						return
+					}
 				case !errors.As(err, &corrupt):
 					f.err = err
 					return
+				}
+				if s.end {
+					break // the outlet has the slot
 				}
 				f.damaged++
 				if len(f.damage) < maxDamage {
@@ -157,6 +194,32 @@ func (f *feeder) run() {
 			}
 		}
 	}
+}
+
+// sought waits, behind the end of the source, until somebody seeks or the outlet takes
+// no more.
+func (f *feeder) sought() bool {
+	for {
+		if q := f.ring.seek.Load(); q != nil && q.number != f.number {
+			return true
+		}
+		select {
+		case <-f.ring.nudge:
+		case <-f.ring.quit:
+			return false
+		}
+	}
+}
+
+// follow goes to the place that was asked for last.
+func (f *feeder) follow() error {
+	q := f.ring.seek.Load()
+	if q == nil || q.number == f.number {
+		return nil
+	}
+	f.number = q.number
+	f.schedule.restart()
+	return f.src.(TimeSeeker).SeekTime(q.time)
 }
 
 // fill makes entries and messages of the slot's batch. With an error, those before
@@ -253,6 +316,10 @@ func (f *feeder) countsOf(to netip.AddrPort) *counts {
 		return f.other
 	}
 	c := &counts{destination: to}
+	if f.histograms > 0 {
+		f.histograms--
+		c.latenesses, c.intervals = newHistogram(2), newHistogram(2)
+	}
 	f.destinations[to] = c
 	f.order = append(f.order, c)
 	return c

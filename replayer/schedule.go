@@ -66,6 +66,7 @@ type schedule struct {
 	started     bool
 	first, last int64  // recorded ns since the Unix epoch; last is the latest so far
 	removed     uint64 // ns that MaxGap took out so far
+	gone        uint64 // ns that it took out before the last restart
 	shortened   uint64 // gaps that MaxGap shortened
 	datagrams   uint64 // before the next one
 	bytes       uint64
@@ -118,3 +119,14 @@ func clampOffset(ns float64) int64 {
 	}
 	return int64(ns)
 }
+
+// restart begins anew behind a seek: the next datagram is due at 0. What was shortened
+// before stays counted.
+func (s *schedule) restart() {
+	s.started = false
+	s.gone += s.removed
+	s.removed, s.datagrams, s.bytes = 0, 0, 0
+}
+
+// gaps is what MaxGap took out in all, in ns.
+func (s *schedule) gaps() uint64 { return s.gone + s.removed }

@@ -225,7 +225,7 @@ func (f *replayFlags) run(ctx context.Context, paths []string) error {
 		return err
 	}
 	defer r.Close()
-	src := &replayer.Repeat{Open: func() (format.BatchReader, error) { return f.open(paths) }, Rounds: f.loop}
+	src := &replayer.Repeat{Open: func(from int64) (format.BatchReader, error) { return f.open(paths, from) }, Rounds: f.loop}
 	defer src.Close()
 	stop := f.report(r)
 	rep, err := r.Run(ctx, src)
@@ -255,12 +255,14 @@ type round struct {
 
 func (r round) Close() error { return r.in.Close() }
 
-func (f *replayFlags) open(paths []string) (format.BatchReader, error) {
+// open opens the input; what was recorded before from is left out as far as that saves
+// reading.
+func (f *replayFlags) open(paths []string, from int64) (format.BatchReader, error) {
 	in, err := openInput(paths...)
 	if err != nil {
 		return nil, err
 	}
-	src, err := f.span.cut(in)
+	src, err := f.span.cutFrom(in, from)
 	if err != nil {
 		in.Close()
 		return nil, err

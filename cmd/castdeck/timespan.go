@@ -131,7 +131,15 @@ func (s *timeSpan) given() bool { return s.start.text != "" || s.end.text != "" 
 // cut is what lies within the span. Of a sealed recording only the chunks that can hold
 // something of it are read. It is called before the first ReadBatch of in.
 func (s *timeSpan) cut(in *input) (format.BatchReader, error) {
+	return s.cutFrom(in, math.MinInt64)
+}
+
+// cutFrom is cut, where nothing before from is wanted: it may be left out, or not.
+func (s *timeSpan) cutFrom(in *input, from int64) (format.BatchReader, error) {
 	if !s.given() {
+		if from > math.MinInt64 {
+			return in, in.seek(from, math.MaxInt64)
+		}
 		return in, nil
 	}
 	c := &cutter{src: in, span: s}
@@ -141,7 +149,7 @@ func (s *timeSpan) cut(in *input) (format.BatchReader, error) {
 	}
 	if known {
 		c.resolve(start)
-		if err := in.seek(c.from, c.to); err != nil {
+		if err := in.seek(max(c.from, from), c.to); err != nil {
 			return nil, err
 		}
 	}

@@ -17,3 +17,9 @@ func Sleep(d time.Duration) { time.Sleep(d) }
 
 // SetTimerSlack returns an error that wraps errors.ErrUnsupported.
 func SetTimerSlack(ns int64) error { return unsupported("setting a thread's timer slack") }
+
+// SetRealtime returns an error that wraps errors.ErrUnsupported.
+func SetRealtime() (undo func(), err error) { return nil, unsupported("real-time priority") }
+
+// LockMemory returns an error that wraps errors.ErrUnsupported.
+func LockMemory() (undo func(), err error) { return nil, unsupported("locked memory") }
