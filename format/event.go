@@ -22,6 +22,9 @@ const (
 	// EventRejoined: the groups were joined again. EventJoinFailed: they could not be.
 	EventRejoined   = "rejoined"
 	EventJoinFailed = "join-failed"
+	// EventUnwatched: the interfaces could not be watched, so that none of the above is
+	// noticed.
+	EventUnwatched = "not-watched"
 	// EventClockStep: the system's clock was set. Time is the one after it.
 	EventClockStep = "clock-step"
 	// EventSilent: nothing came for a while. EventResumed: something came again.

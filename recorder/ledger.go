@@ -26,6 +26,14 @@ func (l *ledger) observe(counter uint32) uint64 {
 	return uint64(d)
 }
 
+// rebase goes over to the counter of another socket, which begins at 0. What is lost and
+// not placed yet stays in the total, and is told by the next datagram that carries a
+// counter.
+func (l *ledger) rebase() {
+	l.placed -= l.known
+	l.known = 0
+}
+
 // place returns how many were lost between the datagram placed last and the one
 // that carries this counter.
 func (l *ledger) place(counter uint32) uint64 {

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"runtime"
 	"sync/atomic"
@@ -46,6 +47,11 @@ const (
 	// clockStep is the least setting of the clock that is noticed, in ns. Slewing by
 	// NTP does not reach it between two passes.
 	clockStep = 5e6
+	// maxSlew: NTP makes the clock run by at most one part in so many faster or slower
+	// (500 ppm, adjtimex(2)).
+	maxSlew = 2000
+	// clockAge is how often to look at the clock where the order does not need it, in ns.
+	clockAge = 20e6
 )
 
 // loop is the receive loop and all that it counts. It belongs to one goroutine.
@@ -61,14 +67,27 @@ type loop struct {
 	count    uint64 // 0 is no limit
 	interval int64  // of statistics, ns
 	// end is the time of day at which the groups were left, in ns; 0 before.
-	end int64
+	end     int64
+	silence int64 // after which a group is reported, ns; 0 is never
+	// interfaces describe the subscriptions, devices are the network interfaces that
+	// they name, and inbox has news of these.
+	interfaces []format.Interface
+	devices    []*device
+	inbox      inbox
+	unwatched  error // why there will be none
+	// realtime is the system's clock in ns, rejoinConn is sock.Conn.Rejoin; or a fault
+	// in a test.
+	realtime   func() int64
+	rejoinConn func(c *sock.Conn, dev *net.Interface) error
 
 	// Only where the sockets are several: until is the time of day before which
-	// everything has been taken, floor what it will be after this pass, clock the
-	// difference of the time of day to sock.Now, and stepped says that the clock was
-	// set while the current batch was filled.
-	until, floor, clock int64
-	stepped             bool
+	// everything has been taken, floor what it will be after this pass, and stepped
+	// says that the clock was set while the current batch was filled.
+	until, floor int64
+	stepped      bool
+	// clock is the difference of the time of day to sock.Now, and clockAt when it was
+	// looked at.
+	clock, clockAt int64
 
 	message sock.Message
 	ready   []int
@@ -102,6 +121,9 @@ type inlet interface {
 	// leave ends the memberships: nothing more comes, and what has come can still be
 	// taken, by at most calls calls of drain's kind.
 	leave() error
+	// rejoin joins again, on dev, what was joined on the interface of its name. Key is the
+	// inlet's with the poller.
+	rejoin(l *loop, key int, dev *net.Interface) error
 	calls(l *loop) int
 	// granted is the kernel memory in bytes that datagrams wait in.
 	granted() int
@@ -111,10 +133,11 @@ type inlet interface {
 // socket is one socket and the subscriptions that it serves.
 type socket struct {
 	conn   *sock.Conn
-	groups []groupIndex // by address
-	recent int          // index in groups of the last datagram's
-	device uint32       // IPv6, and what is no group: interface that a datagram has to come in by; 0 is any
-	stays  bool         // no group that could be left
+	config sock.ListenConfig // conn's
+	groups []groupIndex      // by address
+	recent int               // index in groups of the last datagram's
+	device uint32            // IPv6, and what is no group: interface that a datagram has to come in by; 0 is any
+	stays  bool              // no group that could be left
 	buffer int
 	ledger ledger
 	// booked is what has been booked on subscriptions, where several share the
@@ -145,7 +168,15 @@ type subscription struct {
 	SubscriptionStats
 	// written is what the last record of totals said.
 	written SubscriptionStats
+	// seen is how many had come when that was last found to have changed, at; silent
+	// says that it was reported since.
+	seen   uint64
+	at     int64
+	silent bool
 }
+
+// came counts what was sent to it, also what was lost.
+func (s *subscription) came() uint64 { return s.Datagrams + s.Dropped }
 
 // shared says that the socket serves several subscriptions.
 func (s *socket) shared() bool { return len(s.groups) > 1 }
@@ -187,6 +218,7 @@ func (l *loop) run() error {
 	l.now = sock.Now()
 	l.passed, l.ticked, l.published = l.now, l.now, l.now
 	l.batch = l.queue.get()
+	l.noteUnwatched()
 	for !l.stop.Load() && !l.counted {
 		n, more, err := l.pass()
 		if err != nil {
@@ -223,21 +255,24 @@ func (l *loop) run() error {
 // lookAtClock notes, before a pass, the time up to which the pass will have taken
 // everything, and whether the clock was set.
 func (l *loop) lookAtClock() {
+	var now, wall int64
 	for range 2 { // a second look tells a step from a pause between the two clocks
-		now := sock.Now()
-		wall := time.Now().UnixNano()
+		now, wall = sock.Now(), l.realtime()
 		l.floor = wall - settling
 		moved := wall - now - l.clock
-		if moved > -clockStep && moved < clockStep {
+		if most := clockStep + (now-l.clockAt)/maxSlew; moved > -most && moved < most {
 			l.clock += moved
+			l.clockAt = now
 			return
 		}
 	}
 	first := l.clock == 0
-	l.clock = l.floor + settling - sock.Now()
+	was := l.clock + now
+	l.clock, l.clockAt = wall-now, now
 	if !first {
 		l.stepped = true
 		l.until = l.floor
+		l.noteStep(was, wall, now)
 	}
 }
 
@@ -342,7 +377,7 @@ func (l *loop) take(s *socket, m *sock.Message) {
 	}
 	if m.Time == 0 {
 		if l.wall == 0 {
-			l.wall = time.Now().UnixNano()
+			l.wall = l.realtime()
 		}
 		d.Time = l.wall
 		d.Flags |= format.FlagUserStamp
@@ -397,7 +432,7 @@ func (l *loop) wait() error {
 		l.publishNow() // nobody knows when the next datagram comes
 	}
 	due := l.ticked + l.interval
-	if len(l.batch.Datagrams)+len(l.batch.Stats) > 0 {
+	if !l.batch.Empty() {
 		old := l.begun + batchAge
 		if old <= l.now { // and the writer was busy: look again
 			old = l.now + batchAge
@@ -415,10 +450,18 @@ func (l *loop) keepHouse() {
 		l.ticked = l.now
 		l.readDrops()
 		l.writeTotals(false)
+		l.listen()
+		l.retryJoins()
+	}
+	if l.inbox.there.Load() {
+		l.readNews()
+	}
+	if !l.queue.ordered && l.now-l.clockAt >= clockAge {
+		l.lookAtClock()
 	}
 	// While the writer has enough to do, the batch had better fill up: the number of
 	// batches is bounded.
-	if len(l.batch.Datagrams)+len(l.batch.Stats) > 0 && l.now-l.begun >= batchAge && len(l.queue.full) == 0 {
+	if !l.batch.Empty() && l.now-l.begun >= batchAge && len(l.queue.full) == 0 {
 		l.handOver()
 	}
 	if l.now-l.published >= publishAge {
@@ -494,7 +537,7 @@ func (s *socket) close() error { return s.conn.Close() }
 // writeTotals puts the totals of every subscription that changed into the
 // recording, or of all.
 func (l *loop) writeTotals(all bool) {
-	wall := time.Now().UnixNano()
+	wall := l.realtime()
 	for i := range l.subs {
 		t := &l.subs[i]
 		if !all && t.SubscriptionStats == t.written {
@@ -504,7 +547,7 @@ func (l *loop) writeTotals(all bool) {
 		if len(l.batch.Stats) == cap(l.batch.Stats) {
 			l.handOver()
 		}
-		if len(l.batch.Datagrams)+len(l.batch.Stats) == 0 {
+		if l.batch.Empty() {
 			l.begun = l.now
 		}
 		l.batch.Stats = append(l.batch.Stats, format.InterfaceStats{

@@ -62,6 +62,7 @@ func (o *orderer) add(p parcel) {
 		return
 	}
 	o.out.Stats = append(o.out.Stats, p.batch.Stats...)
+	o.out.Events = append(o.out.Events, p.batch.Events...)
 	if n := len(p.batch.Datagrams); n > 0 {
 		h := o.holder(p.batch, n)
 		for i := range p.batch.Datagrams {
@@ -83,7 +84,7 @@ func (o *orderer) add(p parcel) {
 func (o *orderer) flush() { o.emit(len(o.refs)) }
 
 // waiting says whether flush would deliver something.
-func (o *orderer) waiting() bool { return len(o.refs)+len(o.out.Stats) > 0 }
+func (o *orderer) waiting() bool { return len(o.refs)+len(o.out.Stats)+len(o.out.Events) > 0 }
 
 func (o *orderer) holder(b *format.Batch, n int) *holder {
 	var h *holder
@@ -97,9 +98,9 @@ func (o *orderer) holder(b *format.Batch, n int) *holder {
 	return h
 }
 
-// emit delivers the first n datagrams and the totals gathered.
+// emit delivers the first n datagrams, and the totals and events gathered.
 func (o *orderer) emit(n int) {
-	if n+len(o.out.Stats) == 0 {
+	if n+len(o.out.Stats)+len(o.out.Events) == 0 {
 		return
 	}
 	o.out.Datagrams = o.out.Datagrams[:0]
@@ -109,6 +110,8 @@ func (o *orderer) emit(n int) {
 	}
 	o.deliver(&o.out)
 	o.out.Stats = o.out.Stats[:0]
+	clear(o.out.Events)
+	o.out.Events = o.out.Events[:0]
 	o.refs = append(o.refs[:0], o.refs[n:]...)
 	kept := o.held[:0]
 	for _, h := range o.held {

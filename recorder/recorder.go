@@ -75,6 +75,9 @@ type Options struct {
 	// StatsInterval is the time between two readings of the kernel's drop counters
 	// and, where something changed, two records of totals to the writer; 0 is 1 s.
 	StatsInterval time.Duration
+	// Silence is how long nothing comes for a subscription until the recording notes
+	// it, once, as an event; it is looked at every StatsInterval. 0 is never.
+	Silence time.Duration
 }
 
 const (
@@ -93,6 +96,9 @@ func (o Options) withDefaults() (Options, error) {
 		return o, fmt.Errorf("flush interval of %v", o.FlushInterval)
 	case o.StatsInterval < 0:
 		return o, fmt.Errorf("statistics interval of %v", o.StatsInterval)
+	}
+	if o.Silence < 0 {
+		return o, fmt.Errorf("silence of %v", o.Silence)
 	}
 	if o.Buffer == 0 {
 		o.Buffer = sock.DefaultBuffer

@@ -11,6 +11,9 @@ import (
 	"sync"
 	"sync/atomic"
 	"syscall"
+	"time"
+
+	"github.com/vishvananda/netlink/nl"
 
 	"castdeck/format"
 	"castdeck/internal/mcast"
@@ -26,6 +29,7 @@ type Recorder struct {
 	loop       *loop
 	queue      *queue
 	poller     *sock.Poller
+	netlink    *nl.NetlinkSocket // nil where no interface is named
 
 	published struct {
 		sync.Mutex
@@ -66,24 +70,26 @@ func Listen(subs []Subscription, o Options) (*Recorder, error) {
 		return nil, err
 	}
 	r := &Recorder{options: o, queue: newQueue(o.Queue, len(subs)), done: make(chan struct{})}
+	var unwatched error
+	// First of all, so that no change is missed of what is looked up and joined.
+	if slices.ContainsFunc(subs, func(s Subscription) bool { return s.Interface != "" }) {
+		r.netlink, unwatched = subscribe()
+	}
 	devices, err := r.resolve(subs)
+	if err == nil {
+		err = distinct(subs, indices(devices))
+	}
 	if err != nil {
-		return nil, err
-	}
-	indices := make([]int, len(devices))
-	for i, dev := range devices {
-		if dev != nil {
-			indices[i] = dev.Index
-		}
-	}
-	if err := distinct(subs, indices); err != nil {
+		r.release()
 		return nil, err
 	}
 	limit := limits{groups: mcast.MaxMemberships()}
 	limit.sources4, limit.sources6 = mcast.MaxSources()
 	sockets := plan(subs, limit)
 	l := &loop{queue: r.queue, count: o.Count, interval: o.StatsInterval.Nanoseconds(),
-		subs: make([]subscription, len(subs)), publish: r.publish, stop: &r.stop}
+		subs: make([]subscription, len(subs)), publish: r.publish, stop: &r.stop,
+		silence: o.Silence.Nanoseconds(), interfaces: r.interfaces, unwatched: unwatched,
+		realtime: func() int64 { return time.Now().UnixNano() }, rejoinConn: (*sock.Conn).Rejoin}
 	r.loop = l
 	if err := r.open(subs, devices, sockets); err != nil {
 		r.release()
@@ -116,6 +122,17 @@ func (r *Recorder) resolve(subs []Subscription) ([]*net.Interface, error) {
 		r.interfaces = append(r.interfaces, describe(s, name))
 	}
 	return devices, nil
+}
+
+// indices of interfaces, 0 where there is none.
+func indices(devices []*net.Interface) []int {
+	all := make([]int, len(devices))
+	for i, dev := range devices {
+		if dev != nil {
+			all[i] = dev.Index
+		}
+	}
+	return all
 }
 
 func (r *Recorder) open(subs []Subscription, devices []*net.Interface, sockets [][]int) error {
@@ -153,7 +170,7 @@ func (r *Recorder) open(subs []Subscription, devices []*net.Interface, sockets [
 			return err
 		}
 		sockets = sockets[1:]
-		s := &socket{conn: conn, buffer: conn.Buffer()}
+		s := &socket{conn: conn, config: config, buffer: conn.Buffer()}
 		l.inlets = append(l.inlets, s)
 		first := subs[members[0]].Group.Addr()
 		s.stays = !first.IsMulticast()
@@ -162,6 +179,7 @@ func (r *Recorder) open(subs []Subscription, devices []*net.Interface, sockets [
 		}
 		for _, i := range members {
 			s.groups = append(s.groups, groupIndex{subs[i].Group.Addr(), subs[i].Source, uint16(i)})
+			l.place(devices[i], i, len(l.inlets)-1)
 		}
 		slices.SortFunc(s.groups, groupIndex.compare)
 		if err := r.poller.Add(conn, len(l.inlets)-1); err != nil {
@@ -217,11 +235,22 @@ func (r *Recorder) Run(ctx context.Context, w format.BatchWriter) error {
 
 	// The loop sleeps by system call; on a thread of its own that does not drag
 	// other goroutines along.
+	watched := make(chan struct{})
+	if r.netlink != nil {
+		go func() {
+			r.loop.inbox.watch(r.netlink, r.poller.Wake)
+			close(watched)
+		}()
+	}
 	runtime.LockOSThread()
 	err := r.loop.run()
 	last := r.loop.finish()
 	runtime.UnlockOSThread()
 	close(r.queue.full)
+	if r.netlink != nil {
+		r.loop.inbox.stop(r.netlink)
+		<-watched
+	}
 	// The loop fails before the writer does, or ends without an error because the
 	// writer has failed.
 	err = cmp.Or(err, <-writer, last)
@@ -301,8 +330,13 @@ func (r *Recorder) Close() error {
 
 func (r *Recorder) release() error {
 	var errs []error
-	for _, s := range r.loop.inlets {
-		errs = append(errs, s.close())
+	if r.loop != nil {
+		for _, s := range r.loop.inlets {
+			errs = append(errs, s.close())
+		}
+	}
+	if r.netlink != nil {
+		r.netlink.Close()
 	}
 	if r.poller != nil {
 		errs = append(errs, r.poller.Close())

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"encoding/json"
+	"fmt"
 	"strings"
 
 	"castdeck/format"
@@ -30,4 +32,59 @@ func eventLine(e *format.Event, names []format.Interface) string {
 		parts = append(parts, interfaceName(names, uint16(e.Interface)))
 	}
 	return strings.Join(parts, " ") + ": " + oneLine(e.Text)
+}
+
+// announcer writes a recording on to the next writer, and tells of the events in it.
+type announcer struct {
+	recordWriter
+	say func([]format.Event)
+}
+
+// recordWriter is what a recording is written to.
+type recordWriter interface {
+	format.BatchWriter
+	format.Flusher
+}
+
+func (a *announcer) WriteBatch(b *format.Batch) error {
+	if len(b.Events) > 0 {
+		a.say(b.Events)
+	}
+	return a.recordWriter.WriteBatch(b)
+}
+
+// maxAlike is how many events of a kind are shown at a time: with an interface a
+// thousand groups fall silent.
+const maxAlike = 5
+
+// announce tells of events as JSON lines, or as lines for people.
+func (f *recordFlags) announce(events []format.Event, names []format.Interface) {
+	f.talk.Lock()
+	defer f.talk.Unlock()
+	shown := map[string]int{}
+	for i := range events {
+		e := &events[i]
+		if f.json {
+			_ = json.NewEncoder(f.stdout).Encode(toEventJSON(e, names))
+			continue
+		}
+		if shown[e.Kind]++; shown[e.Kind] <= maxAlike {
+			f.line(fmt.Sprintf("%s: %s", oneLine(e.Kind), oneLine(e.Text)))
+		}
+	}
+	for i := range events {
+		if n := shown[events[i].Kind] - maxAlike; n > 0 {
+			shown[events[i].Kind] = 0
+			f.line(fmt.Sprintf("%s: %s more", oneLine(events[i].Kind), count(n)))
+		}
+	}
+}
+
+// line prints a line above the one of the statistics.
+func (f *recordFlags) line(text string) {
+	clear := ""
+	if f.terminal {
+		clear = "\r\x1b[K"
+	}
+	fmt.Fprintf(f.stderr, "%scastdeck: %s\n", clear, text)
 }

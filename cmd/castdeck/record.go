@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -28,6 +29,7 @@ type recordFlags struct {
 	duration durationValue
 	interval durationValue
 	flush    durationValue
+	silence  durationValue
 	count    countValue
 	buffer   sizeValue
 	queue    sizeValue
@@ -39,6 +41,7 @@ type recordFlags struct {
 
 	stdout, stderr io.Writer
 	terminal       bool
+	talk           sync.Mutex // one line at a time
 }
 
 func recordCmd() *cobra.Command {
@@ -46,6 +49,7 @@ func recordCmd() *cobra.Command {
 		duration: durationValue{min: time.Millisecond, max: forever},
 		interval: durationValue{Duration: time.Second, min: 10 * time.Millisecond, max: time.Hour},
 		flush:    durationValue{Duration: time.Second, min: time.Millisecond, max: time.Hour},
+		silence:  durationValue{Duration: 10 * time.Second, max: 24 * time.Hour},
 		buffer:   sizeValue{bytes: 64 << 20, min: 4 << 10, max: 1 << 30},
 		queue:    sizeValue{bytes: 256 << 20, min: 4 << 20, max: 1 << 40},
 	}
@@ -87,6 +91,7 @@ power) is readable up to its last whole chunk, without repair.`,
 	fl.Var(&f.buffer, "buffer", "receive buffer to ask the kernel for, per socket")
 	fl.Var(&f.queue, "queue", "memory between receiving and writing")
 	fl.Var(&f.flush, "flush-interval", "write what was received at least this often")
+	fl.Var(&f.silence, "silence", "report a group that nothing came for in so long, once, with what to check; 0 is never")
 	fl.Var(&f.interval, "interval", "how often to report statistics")
 	fl.BoolVar(&f.force, "force", false, "overwrite the output file")
 	fl.BoolVar(&f.json, "json", false, "print statistics and the summary as JSON lines")
@@ -159,6 +164,7 @@ func (f *recordFlags) run(ctx context.Context, args []string) error {
 	}
 	rec, err := recorder.Listen(subs, recorder.Options{
 		Buffer: int(f.buffer.bytes), Queue: f.queue.bytes, Count: uint64(f.count), FlushInterval: f.flush.Duration,
+		Silence: f.silence.Duration,
 	})
 	if err != nil {
 		return err
@@ -227,7 +233,8 @@ func (f *recordFlags) record(ctx context.Context, rec *recorder.Recorder, out *o
 	start := time.Now()
 	stop := f.report(rec, out.path, start)
 	bad := badChecksums()
-	err := rec.Run(ctx, out)
+	names := rec.Interfaces()
+	err := rec.Run(ctx, &announcer{out, func(events []format.Event) { f.announce(events, names) }})
 	stop()
 	f.badChecksums = badChecksums() - bad
 	if cerr := out.Close(); err == nil {
@@ -265,6 +272,8 @@ func (f *recordFlags) report(rec *recorder.Recorder, path string, start time.Tim
 }
 
 func (f *recordFlags) tick(s, last recorder.Stats, path string, elapsed, since time.Duration) {
+	f.talk.Lock()
+	defer f.talk.Unlock()
 	if f.json {
 		_ = json.NewEncoder(f.stdout).Encode(toRecordJSON("stats", s, elapsed))
 	}

@@ -31,7 +31,7 @@ var allowed = map[string]struct {
 	"castdeck/format":              {"what a datagram is, in memory and as bytes", []string{klauspos, xxhash}},
 	"castdeck/format/segment":      {"where the bytes live: segment files", []string{"castdeck/format", sysUnix}},
 	"castdeck/format/pcapfile":     {"foreign captures to batches and back; the only user of gopacket", []string{"castdeck/format", gopacket, klauspos, "github.com/pierrec/lz4/v4"}},
-	"castdeck/recorder":            {"groups to batches, and the ledger of loss", []string{"castdeck/format", "castdeck/internal/mcast", "castdeck/internal/pcapfilter", "castdeck/internal/sock"}},
+	"castdeck/recorder":            {"groups to batches, and the ledger of loss", []string{"castdeck/format", "castdeck/internal/mcast", "castdeck/internal/pcapfilter", "castdeck/internal/sock", sysUnix, netlink}},
 	"castdeck/replayer":            {"batches to groups, on time", []string{"castdeck/format", "castdeck/internal/mcast", "castdeck/internal/sock", hdr, netlink}},
 	"castdeck/analysis":            {"answers from recordings", []string{"castdeck/format", hdr, xxhash}},
 	"castdeck/bench":               {"makes traffic and measures the whole path", []string{"castdeck/format", "castdeck/format/segment", "castdeck/recorder", "castdeck/replayer", "castdeck/analysis"}},
@@ -41,7 +41,7 @@ var allowed = map[string]struct {
 	"castdeck/internal/mcast":      {"groups, patterns, interfaces, limits; opens no socket", nil},
 	"castdeck/internal/pcapfilter": {"the pcap filter language, and filters for groups, as programs for the kernel", []string{netBPF}},
 	"castdeck/internal/netns":      {"runs the program again in a network namespace of its own, and makes links in it", []string{sysUnix, netlink, ethtool}},
-	"castdeck/internal/netnstest":  {"a network namespace for the tests of a package", []string{"castdeck/internal/netns"}},
+	"castdeck/internal/netnstest":  {"a network namespace for the tests of a package", []string{"castdeck/internal/netns", netlink}},
 	"castdeck/internal/house":      {"this test", nil},
 }
 

@@ -24,5 +24,8 @@ func Prepare() error { return errNoNamespaces }
 // Veth makes a pair of connected interfaces.
 func Veth(tx, rx string, n int) (remove func() error, err error) { return nil, errNoNamespaces }
 
+// RestoreVeth restores a pair's addresses.
+func RestoreVeth(tx, rx string, n int) error { return errNoNamespaces }
+
 // CutRuns makes an interface hand on runs of datagrams cut.
 func CutRuns(iface string) error { return errNoNamespaces }

@@ -32,20 +32,35 @@ func Veth(tx, rx string, n int) (remove func() error, err error) {
 		return nil, fmt.Errorf("veth pair %s, %s: %w", tx, rx, err)
 	}
 	remove = func() error {
-		if err := netlink.LinkDel(pair); err != nil && !errors.Is(err, unix.ENODEV) {
+		// By its name: it may have been made again meanwhile.
+		link, err := netlink.LinkByName(tx)
+		if errors.As(err, new(netlink.LinkNotFoundError)) {
+			return nil
+		}
+		if err == nil {
+			err = netlink.LinkDel(link)
+		}
+		if err != nil && !errors.Is(err, unix.ENODEV) {
 			return fmt.Errorf("removing %s: %w", tx, err)
 		}
 		return nil
 	}
-	for i, name := range []string{tx, rx} {
-		if err := address(name, n, i+1); err != nil {
-			return nil, errors.Join(err, remove())
-		}
-	}
-	if err := waitUp(tx, rx); err != nil {
+	if err := RestoreVeth(tx, rx, n); err != nil {
 		return nil, errors.Join(err, remove())
 	}
 	return remove, nil
+}
+
+// RestoreVeth gives both ends of a pair the addresses that Veth gave them, where they
+// have lost them, sets them up and waits until they carry datagrams. Setting a link
+// down takes its IPv6 addresses away.
+func RestoreVeth(tx, rx string, n int) error {
+	for i, name := range []string{tx, rx} {
+		if err := address(name, n, i+1); err != nil {
+			return err
+		}
+	}
+	return waitUp(tx, rx)
 }
 
 // address gives an end of a pair its addresses and sets it up.
@@ -71,7 +86,7 @@ func address(name string, n, host int) error {
 		if addr.IP.To4() == nil {
 			addr.Flags = unix.IFA_F_NODAD
 		}
-		if err := netlink.AddrAdd(link, addr); err != nil {
+		if err := netlink.AddrReplace(link, addr); err != nil {
 			return fmt.Errorf("%s: address %s: %w", name, a, err)
 		}
 	}

@@ -11,6 +11,8 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/vishvananda/netlink"
+
 	"castdeck/internal/netns"
 )
 
@@ -94,4 +96,37 @@ func Veth(t testing.TB) (tx, rx string) {
 		}
 	})
 	return tx, rx
+}
+
+// RemakeVeth removes a pair that Veth made and makes it again: the names and addresses
+// are the same, the indices are others.
+func RemakeVeth(t testing.TB, tx, rx string) {
+	t.Helper()
+	link, err := netlink.LinkByName(tx)
+	if err == nil {
+		err = netlink.LinkDel(link)
+	}
+	if err == nil {
+		_, err = netns.Veth(tx, rx, number(t, tx))
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// RestoreVeth is netns.RestoreVeth, of a pair that Veth made.
+func RestoreVeth(t testing.TB, tx, rx string) {
+	t.Helper()
+	if err := netns.RestoreVeth(tx, rx, number(t, tx)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// number of a pair, by the name of its sending end.
+func number(t testing.TB, tx string) (n int) {
+	t.Helper()
+	if _, err := fmt.Sscanf(tx, "tx%d", &n); err != nil {
+		t.Fatalf("%s: %v", tx, err)
+	}
+	return n
 }
