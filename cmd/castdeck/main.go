@@ -127,7 +127,17 @@ guard.`,
 	}
 	root.CompletionOptions.HiddenDefaultCmd = true
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &exitError{exitUsage, err} })
-	root.AddCommand(recordCmd(), replayCmd(), infoCmd(), dumpCmd(), verifyCmd(), convertCmd(), repairCmd(), benchCmd(), demoCmd(), versionCmd())
+	for _, c := range []struct {
+		cmd       *cobra.Command
+		arguments string // what a config file calls them
+	}{
+		{recordCmd(), "groups"}, {replayCmd(), "paths"}, {infoCmd(), "paths"}, {dumpCmd(), "paths"}, {verifyCmd(), "paths"},
+		{convertCmd(), "paths"}, {repairCmd(), "paths"}, {demoCmd(), ""},
+	} {
+		configurable(c.cmd, c.arguments)
+		root.AddCommand(c.cmd)
+	}
+	root.AddCommand(benchCmd(), versionCmd())
 	return root
 }
 

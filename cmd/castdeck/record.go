@@ -22,7 +22,9 @@ import (
 )
 
 type recordFlags struct {
-	iface    string
+	iface       string
+	groupsFiles []string
+
 	output   string
 	compress string
 	sync     string
@@ -39,6 +41,7 @@ type recordFlags struct {
 	// badChecksums that the host saw while it recorded, not only for these groups.
 	badChecksums uint64
 
+	stdin          io.Reader
 	stdout, stderr io.Writer
 	terminal       bool
 	talk           sync.Mutex // one line at a time
@@ -54,7 +57,7 @@ func recordCmd() *cobra.Command {
 		queue:    sizeValue{bytes: 256 << 20, min: 4 << 20, max: 1 << 40},
 	}
 	cmd := &cobra.Command{
-		Use:   "record GROUP... -i IFACE -o PATH",
+		Use:   "record [GROUP...] -i IFACE -o PATH",
 		Short: "Join multicast groups and record them",
 		Long: `Join multicast groups and record every datagram with the kernel's timestamp,
 until --duration or --count is reached or a signal (INT, TERM) asks for the end;
@@ -66,15 +69,20 @@ with several sources 10.0.0.1,10.0.0.2@232.1.1.1:5000. Unicast and broadcast to
 this machine: udp://0.0.0.0:5000, one own address, or 255.255.255.255:5000; a
 unicast port must be free, because two programs cannot both have its datagrams.
 
+A --groups-file has a GROUP a line, with # comments, or is YAML. A --config file
+is YAML with a key for each long flag, and groups.
+
 What the kernel dropped because castdeck could not keep up is counted, in the
 file and in the summary; exit code 3 then. A recording that is cut off (kill -9,
 power) is readable up to its last whole chunk, without repair.`,
 		Example: `  castdeck record 239.1.1.1:5000 -i eth0 -o feed.pcapng.zst
   castdeck record 239.1.1.1-239.1.1.16:5000 -i eth0 -o morning.pcapng.zst --duration 10m
-  castdeck record 10.0.0.1@232.1.1.1:5000 -i eth0 -o one.pcap --count 1000 --json`,
-		Args: argsN(1, -1, "one or more groups, such as 239.1.1.1:5000"),
+  castdeck record 10.0.0.1@232.1.1.1:5000 -i eth0 -o one.pcap --count 1000 --json
+  castdeck record --groups-file feeds.txt -i eth0 -o feeds.pcapng.zst
+  castdeck record --config production.yaml`,
+		Args: argsN(0, -1, ""),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			f.stdout, f.stderr = cmd.OutOrStdout(), cmd.ErrOrStderr()
+			f.stdin, f.stdout, f.stderr = cmd.InOrStdin(), cmd.OutOrStdout(), cmd.ErrOrStderr()
 			f.terminal = isTerminal(f.stderr)
 			ctx, stop := orderlyEnd(cmd.Context())
 			defer stop()
@@ -83,6 +91,7 @@ power) is readable up to its last whole chunk, without repair.`,
 	}
 	fl := cmd.Flags()
 	fl.StringVarP(&f.iface, "interface", "i", "", "network interface to join on: name, index or own address")
+	fl.StringArrayVar(&f.groupsFiles, "groups-file", nil, "read more groups from this `FILE`: one a line, or YAML; - is stdin (repeatable)")
 	fl.StringVarP(&f.output, "output", "o", "", "file to write: *.pcapng.zst, *.pcapng.gz, *.pcapng or *.pcap")
 	fl.StringVar(&f.compress, "compress", "", "`zstd|gzip|none`; default by the file's name")
 	fl.StringVar(&f.sync, "sync", "segment", "make data durable: `none|segment|interval` (at the end, or at each flush too)")
@@ -98,10 +107,9 @@ power) is readable up to its last whole chunk, without repair.`,
 	return cmd
 }
 
-// subscriptions reads the GROUP arguments; each multicast group has an interface
+// subscriptions reads the GROUP arguments and appends them to groups; each multicast group has an interface
 // afterwards.
-func subscriptions(args []string, iface string) ([]recorder.Subscription, error) {
-	var groups []mcast.Group
+func subscriptions(args []string, groups []mcast.Group, iface string) ([]recorder.Subscription, error) {
 	for _, a := range args {
 		more, err := mcast.Parse(a)
 		if err != nil {
@@ -147,10 +155,21 @@ func interfaceNames() string {
 }
 
 func (f *recordFlags) run(ctx context.Context, args []string) error {
+	if len(args)+len(f.groupsFiles) == 0 {
+		return usagef("record: name one or more groups, such as 239.1.1.1:5000, or a --groups-file")
+	}
 	if f.output == "" {
 		return usagef("record: name the file to write with -o, such as -o feed.pcapng.zst")
 	}
-	subs, err := subscriptions(args, f.iface)
+	var groups []mcast.Group
+	for _, path := range f.groupsFiles {
+		more, err := readGroups(path, f.stdin)
+		if err != nil {
+			return err
+		}
+		groups = append(groups, more...)
+	}
+	subs, err := subscriptions(args, groups, f.iface)
 	if err != nil {
 		return err
 	}
