@@ -17,6 +17,7 @@ import (
 
 	"castdeck/format"
 	"castdeck/format/segment"
+	"castdeck/internal/hoststat"
 	"castdeck/internal/mcast"
 	"castdeck/recorder"
 )
@@ -38,8 +39,10 @@ type recordFlags struct {
 	force    bool
 	json     bool
 
-	// badChecksums that the host saw while it recorded, not only for these groups.
-	badChecksums uint64
+	failLoss bool
+
+	meter *hoststat.Meter
+	host  hoststat.Losses // as it was read last
 
 	stdin          io.Reader
 	stdout, stderr io.Writer
@@ -84,6 +87,9 @@ power) is readable up to its last whole chunk, without repair.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			f.stdin, f.stdout, f.stderr = cmd.InOrStdin(), cmd.OutOrStdout(), cmd.ErrOrStderr()
 			f.terminal = isTerminal(f.stderr)
+			if limit, ok := hoststat.MemoryLimit(); ok {
+				f.fitMemory(limit, cmd.Flags().Changed("queue"))
+			}
 			ctx, stop := orderlyEnd(cmd.Context())
 			defer stop()
 			return f.run(ctx, args)
@@ -103,6 +109,7 @@ power) is readable up to its last whole chunk, without repair.`,
 	fl.Var(&f.silence, "silence", "report a group that nothing came for in so long, once, with what to check; 0 is never")
 	fl.Var(&f.interval, "interval", "how often to report statistics")
 	fl.BoolVar(&f.force, "force", false, "overwrite the output file")
+	fl.BoolVar(&f.failLoss, "fail-on-loss", false, "exit code 3 also where the host lost something before our sockets, for whatever program: wrong checksums, failed reassembly, rp_filter, full backlog, interface errors")
 	fl.BoolVar(&f.json, "json", false, "print statistics and the summary as JSON lines")
 	return cmd
 }
@@ -250,12 +257,15 @@ func (f *recordFlags) record(ctx context.Context, rec *recorder.Recorder, out *o
 		defer cancel()
 	}
 	start := time.Now()
+	f.meter = meterOf(rec)
 	stop := f.report(rec, out.path, start)
-	bad := badChecksums()
 	names := rec.Interfaces()
 	err := rec.Run(ctx, &announcer{out, func(events []format.Event) { f.announce(events, names) }})
 	stop()
-	f.badChecksums = badChecksums() - bad
+	f.host = f.meter.Read()
+	if werr := out.WriteBatch(&format.Batch{Events: []format.Event{hostEvent(&f.host)}}); err == nil {
+		err = werr
+	}
 	if cerr := out.Close(); err == nil {
 		err = cerr
 	}
@@ -267,7 +277,7 @@ func (f *recordFlags) record(ctx context.Context, rec *recorder.Recorder, out *o
 	if werr := f.summary(s, out, time.Since(start)); err == nil && !errors.Is(werr, syscall.EPIPE) {
 		err = werr // that nobody reads our output takes nothing from the recording
 	}
-	if err == nil && s.Dropped.Kernel+s.Dropped.Writer+s.Dropped.Truncated > 0 {
+	if err == nil && (s.Dropped.Kernel+s.Dropped.Writer+s.Dropped.Truncated > 0 || f.failLoss && f.host.Lost() > 0) {
 		return lossy
 	}
 	return err
@@ -293,17 +303,22 @@ func (f *recordFlags) report(rec *recorder.Recorder, path string, start time.Tim
 func (f *recordFlags) tick(s, last recorder.Stats, path string, elapsed, since time.Duration) {
 	f.talk.Lock()
 	defer f.talk.Unlock()
+	f.host = f.meter.Read()
 	if f.json {
-		_ = json.NewEncoder(f.stdout).Encode(toRecordJSON("stats", s, elapsed))
+		_ = json.NewEncoder(f.stdout).Encode(f.toJSON("stats", s, elapsed))
 	}
 	if f.terminal {
 		fileSize := int64(0)
 		if st, err := os.Stat(path); err == nil {
 			fileSize = st.Size()
 		}
-		fmt.Fprintf(f.stderr, "\r%s  %s  %s  %s datagrams  %s lost  file %s\x1b[K",
+		before := "" // of what was lost before it reached our sockets
+		if n := f.host.Lost(); n > 0 {
+			before = fmt.Sprintf(" (host: %s)", count(n))
+		}
+		fmt.Fprintf(f.stderr, "\r%s  %s  %s  %s datagrams  %s lost%s  file %s\x1b[K",
 			elapsed.Round(time.Second), rate(s.Datagrams-last.Datagrams, since), bitrate(s.Bytes-last.Bytes, since),
-			count(s.Datagrams), count(s.Dropped.Kernel+s.Dropped.Writer), size(fileSize))
+			count(s.Datagrams), count(s.Dropped.Kernel+s.Dropped.Writer), before, size(fileSize))
 	}
 }
 
@@ -317,7 +332,7 @@ type recordJSON struct {
 	DurationSeconds float64        `json:"duration_seconds"`
 	BufferBytes     int            `json:"buffer_bytes"`
 	QueueBytes      int64          `json:"queue_bytes"`
-	BadChecksums    *uint64        `json:"host_bad_checksums,omitempty"`
+	Host            *hostJSON      `json:"host"`
 }
 
 type warningJSON struct {
@@ -329,6 +344,10 @@ type recordDropJSON struct {
 	Kernel    uint64 `json:"kernel"`
 	Writer    uint64 `json:"writer"`
 	Truncated uint64 `json:"truncated"`
+	// The kernel's by cause, as far as that can be told; they add up to Kernel.
+	KernelBuffer   uint64 `json:"kernel_buffer"`
+	KernelChecksum uint64 `json:"kernel_checksum"`
+	KernelOpen     uint64 `json:"kernel_open"`
 }
 
 type segmentJSON struct {
@@ -338,44 +357,32 @@ type segmentJSON struct {
 	FileBytes int64  `json:"file_bytes"`
 }
 
-func toRecordJSON(event string, s recorder.Stats, elapsed time.Duration) recordJSON {
+func (f *recordFlags) toJSON(event string, s recorder.Stats, elapsed time.Duration) recordJSON {
+	k := causes(s.Dropped.Kernel, &f.host)
 	return recordJSON{
 		Event: event, Datagrams: s.Datagrams, Bytes: s.Bytes,
-		Dropped:         recordDropJSON{s.Dropped.Kernel, s.Dropped.Writer, s.Dropped.Truncated},
+		Dropped:         recordDropJSON{s.Dropped.Kernel, s.Dropped.Writer, s.Dropped.Truncated, k.buffer, k.checksum, k.open},
 		DurationSeconds: elapsed.Seconds(), BufferBytes: s.BufferBytes, QueueBytes: s.QueueBytes,
+		Host: toHostJSON(&f.host),
 	}
-}
-
-// kernelCause says why the kernel dropped datagrams of ours, as far as it tells.
-func kernelCause(dropped, bad uint64) string {
-	switch {
-	case bad == 0:
-		return "dropped by the kernel because its receive buffer was full (see --buffer)"
-	case bad >= dropped:
-		return "dropped by the kernel, because their UDP checksums are wrong"
-	}
-	return "dropped by the kernel, because its receive buffer was full (see --buffer) or their UDP checksums are wrong"
 }
 
 func (f *recordFlags) summary(s recorder.Stats, out *output, elapsed time.Duration) error {
 	if f.json {
-		j := toRecordJSON("summary", s, elapsed)
-		j.BadChecksums = &f.badChecksums
+		j := f.toJSON("summary", s, elapsed)
 		j.Segments = []segmentJSON{{out.path, s.Datagrams, s.Bytes, out.size()}}
 		return json.NewEncoder(f.stdout).Encode(j)
 	}
-	if f.badChecksums > 0 {
-		fmt.Fprintf(f.stderr, "castdeck: %s with a wrong UDP checksum reached this host meanwhile; the kernel does not deliver them (a capture of a sender's own host, or one with changed addresses, holds such)\n",
-			plural(f.badChecksums, "datagram"))
+	for _, line := range hostLines(&f.host) {
+		fmt.Fprintf(f.stderr, "castdeck: this host meanwhile, for all programs: %s\n", oneLine(line))
 	}
 	lost := "0 lost"
 	if d := s.Dropped; d.Kernel+d.Writer+d.Truncated > 0 {
-		var parts []string
+		parts := causes(d.Kernel, &f.host).lines()
 		for _, p := range []struct {
 			n    uint64
 			what string
 		}{
-			{d.Kernel, kernelCause(d.Kernel, f.badChecksums)},
 			{d.Writer, "received and not written"},
 			{d.Truncated, "cut short"},
 		} {

@@ -39,6 +39,7 @@ var allowed = map[string]struct {
 	"castdeck/cmd/castdeck":        {"the command line: the only place that prints, exits and reads flags", []string{"castdeck/...", "github.com/spf13/cobra", "github.com/spf13/pflag", "github.com/goccy/go-yaml", "github.com/dustin/go-humanize", "golang.org/x/term"}},
 	"castdeck/internal/sock":       {"the only unsafe and raw-syscall code", []string{sysUnix}},
 	"castdeck/internal/mcast":      {"groups, patterns, interfaces, limits; opens no socket", nil},
+	"castdeck/internal/hoststat":   {"what the host loses outside of our sockets, and its limit of memory", []string{netlink}},
 	"castdeck/internal/pcapfilter": {"the pcap filter language, and filters for groups, as programs for the kernel", []string{netBPF}},
 	"castdeck/internal/netns":      {"runs the program again in a network namespace of its own, and makes links in it", []string{sysUnix, netlink, ethtool}},
 	"castdeck/internal/netnstest":  {"a network namespace for the tests of a package", []string{"castdeck/internal/netns", netlink}},

@@ -1,0 +1,5 @@
+//go:build !linux
+
+package hoststat
+
+func links(string) (InterfaceLosses, bool) { return InterfaceLosses{}, false }
