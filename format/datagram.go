@@ -110,7 +110,7 @@ type Interface struct {
 	// Name is the network interface (if_name), such as "eth0"; may be empty.
 	Name string
 	// Description is free text (if_description); for a subscription it is
-	// "group:port on interface".
+	// "group:port on interface", and " (name)" where the group has a name.
 	Description string
 	// LinkType is the LINKTYPE_ value of the frames (1 is Ethernet).
 	LinkType uint16

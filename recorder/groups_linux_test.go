@@ -270,6 +270,9 @@ func TestRecordUnicastAndBroadcast(t *testing.T) {
 		{"every address of an interface", []Subscription{sub("0.0.0.0:5000", "", rx)},
 			[]datagram{{wire, to("255.255.255.255", 5000)}, {local, to("127.0.0.1", 5000)}, {local, to(own, 5000)}},
 			[]int{0, -1, 0}, false},
+		{"every address of two interfaces", []Subscription{sub("0.0.0.0:5000", "", "lo"), sub("0.0.0.0:5000", "", rx)},
+			[]datagram{{wire, to("255.255.255.255", 5000)}, {local, to("127.0.0.1", 5000)}},
+			[]int{1, 0}, false},
 		{"beside shared sockets", append(many(100, 5000, rx), sub("0.0.0.0:5000", "", "")),
 			[]datagram{{local, to(own, 5000)}, {wire, to("239.7.0.3", 5000)}, {wire, to(broadcast, 5000)}},
 			[]int{100, 3, 100}, true},
@@ -312,8 +315,7 @@ func TestRecordUnicastAndBroadcast(t *testing.T) {
 // port to be shared or not, and ours stay ours.
 func TestUnicastIsNotTaken(t *testing.T) {
 	netnstest.Require(t)
-	address := netip.MustParseAddrPort("127.0.0.1:5000")
-	bind := func(reuse int) (int, error) {
+	bind := func(address string, reuse int) (int, error) {
 		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 		if err != nil {
 			t.Fatal(err)
@@ -321,11 +323,11 @@ func TestUnicastIsNotTaken(t *testing.T) {
 		if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, reuse); err != nil {
 			t.Fatal(err)
 		}
-		return fd, unix.Bind(fd, sockaddrOf(address))
+		return fd, unix.Bind(fd, sockaddrOf(netip.MustParseAddrPort(address)))
 	}
 	for _, name := range []string{"0.0.0.0:5000", "127.0.0.1:5000"} {
 		for reuse := range 2 {
-			fd, err := bind(reuse)
+			fd, err := bind("127.0.0.1:5000", reuse)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -339,9 +341,21 @@ func TestUnicastIsNotTaken(t *testing.T) {
 			}
 			unix.Close(fd)
 		}
+		// Everybody has a broadcast.
+		fd, err := bind("0.0.0.0:5000", 1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		both := []Subscription{sub("255.255.255.255:5000", "", ""), sub("127.255.255.255:5000", "", "")}
+		if r, err := Listen(both, Options{}); err != nil {
+			t.Error(err)
+		} else {
+			r.Close()
+		}
+		unix.Close(fd)
 		w := &tape{}
 		r := record(t, []Subscription{sub(name, "", ""), sub("239.7.11.1:5000", "", "lo")}, Options{}, w)
-		fd, err := bind(1)
+		fd, err = bind("127.0.0.1:5000", 1)
 		unix.Close(fd)
 		if err != unix.EADDRINUSE {
 			t.Errorf("%s: another program takes the recorder's datagrams: %v", name, err)
@@ -351,40 +365,34 @@ func TestUnicastIsNotTaken(t *testing.T) {
 	}
 }
 
-// TestUnicastEnds: a sender that goes on cannot hold up the end, and what comes
-// after it is neither recorded nor a loss.
+// TestUnicastEnds: a sender that goes on cannot hold up the end; what comes after it
+// is neither recorded nor a loss.
 func TestUnicastEnds(t *testing.T) {
 	netnstest.Require(t)
 	k := newTalker(t, "lo", "127.0.0.1", 1)
-	w := &tape{keep: true}
-	r := record(t, []Subscription{sub("0.0.0.0:5000", "", "")}, Options{Buffer: 64 << 10}, w)
-	stop, stopped := make(chan struct{}), make(chan struct{})
+	r, err := Listen([]Subscription{sub("0.0.0.0:5000", "", "")}, Options{Buffer: 64 << 10})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	l := r.loop
+	l.batch = l.queue.get()
 	address := netip.MustParseAddrPort("127.0.0.1:5000")
-	go func() {
-		defer close(stopped)
-		for {
-			select {
-			case <-stop:
-				return
-			default:
-				_ = unix.Sendto(k.fd, []byte("x"), 0, sockaddrOf(address)) // refused when the recorder is gone
-			}
-		}
-	}()
-	until(t, "some are recorded", func() bool { return w.written() > 1000 })
-	r.end()
-	ended := time.Now().UnixNano()
-	for _, d := range w.datagrams {
-		if d.Time > ended {
-			t.Errorf("a datagram of %d ns after the end", d.Time-ended)
-			break
-		}
+	k.sequence(address, 0, 5, 64)
+	l.end = time.Now().UnixNano()
+	k.sequence(address, 5, 1000, 64) // more than the buffer holds
+	if n, more, err := l.pass(); n != 5 || more || err != nil {
+		t.Errorf("%d datagrams and more: %v, %v; want 5 and no more", n, more, err)
 	}
-	if st := r.Stats(); st.Datagrams != w.count {
-		t.Errorf("%d written, %d received", w.count, st.Datagrams)
+	if n, more, err := l.pass(); n != 0 || more || err != nil {
+		t.Errorf("then %d datagrams and more: %v, %v", n, more, err)
 	}
-	close(stop)
-	<-stopped
+	if counter, err := l.inlets[0].(*socket).conn.Drops(); counter == 0 || err != nil {
+		t.Fatalf("the kernel has dropped none: %v", err)
+	}
+	if n := l.readDrops(); n != 0 || l.stats.Dropped.Kernel != 0 || l.stats.Datagrams != 5 {
+		t.Errorf("%d dropped after the end; %+v", n, l.stats)
+	}
 }
 
 // TestNothingOfOtherPrograms: another process's groups on our port, joined on any of

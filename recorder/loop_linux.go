@@ -161,7 +161,7 @@ func (g groupIndex) compare(o groupIndex) int {
 
 // takes says that a datagram from src to dst is this group's.
 func (g *groupIndex) takes(src, dst netip.Addr) bool {
-	return g.addr == dst && (g.source == src || !g.source.IsValid())
+	return g.addr == dst && (!g.source.IsValid() || g.source == src)
 }
 
 type subscription struct {
