@@ -35,6 +35,9 @@ const (
 	// FlagNoTime marks a packet whose capture has no time for it (a pcapng Simple
 	// Packet Block). Time is then that of the packet before it, or 0.
 	FlagNoTime
+	// FlagSoftwareStamp marks a Time of the kernel's clock in a recording whose times
+	// are the network card's, because the card gave none for this datagram.
+	FlagSoftwareStamp
 
 	flagsEnd
 )
@@ -42,7 +45,7 @@ const (
 // KnownFlags are the flags this version defines; others are ignored on reading.
 const KnownFlags = flagsEnd - 1
 
-var flagNames = [...]string{"truncated", "user-stamp", "reassembled", "not-udp", "no-time"}
+var flagNames = [...]string{"truncated", "user-stamp", "reassembled", "not-udp", "no-time", "software-stamp"}
 
 // String lists the flag names, joined by "+"; "" where none is set.
 func (f Flags) String() string {

@@ -66,6 +66,8 @@ type loop struct {
 	stop     *atomic.Bool
 	count    uint64 // 0 is no limit
 	interval int64  // of statistics, ns
+	settling int64  // see the constant
+	hardware bool   // the network card's times are wanted
 	// end is the time of day at which the groups were left, in ns; 0 before.
 	end     int64
 	silence int64 // after which a group is reported, ns; 0 is never
@@ -85,6 +87,8 @@ type loop struct {
 	// says that the clock was set while the current batch was filled.
 	until, floor int64
 	stepped      bool
+	// latest is the network card's latest time, where hardware.
+	latest int64
 	// clock is the difference of the time of day to sock.Now, and clockAt when it was
 	// looked at.
 	clock, clockAt int64
@@ -237,7 +241,7 @@ func (l *loop) run() error {
 			sock.Sleep(min(time.Millisecond<<min(l.failing, 10), maxBackOff))
 			l.stats.Wakeups++
 		case more:
-		case n > 0:
+		case n > 0 && l.receiver != nil: // a ring wakes us by the block, not by the datagram
 			sock.Sleep(l.pacer.next(time.Duration(l.now-l.passed), l.filled))
 			l.stats.Wakeups++
 		default:
@@ -258,7 +262,7 @@ func (l *loop) lookAtClock() {
 	var now, wall int64
 	for range 2 { // a second look tells a step from a pause between the two clocks
 		now, wall = sock.Now(), l.realtime()
-		l.floor = wall - settling
+		l.floor = wall - l.settling
 		moved := wall - now - l.clock
 		if most := clockStep + (now-l.clockAt)/maxSlew; moved > -most && moved < most {
 			l.clock += moved
@@ -281,6 +285,10 @@ func (l *loop) lookAtClock() {
 func (l *loop) pass() (n int, more bool, err error) {
 	if l.queue.ordered {
 		l.lookAtClock()
+		if l.hardware {
+			// The card's clock may be any: it is at least where it was for the last datagram.
+			l.floor = l.latest - l.settling
+		}
 		defer func() { l.until = l.floor }()
 	}
 	l.filled, l.failing = 0, 0
@@ -329,7 +337,7 @@ func (s *socket) drain(l *loop, calls int) (n int, more bool, err error) {
 		for i := range k {
 			l.receiver.Message(i, &l.message)
 			charged += len(l.message.Payload) + skbCharge
-			if l.end != 0 && s.stays && (l.message.Time == 0 || l.message.Time > l.end) {
+			if l.end != 0 && s.stays && !l.hardware && (l.message.Time == 0 || l.message.Time > l.end) {
 				return n + i, false, nil // it and all behind it came after the end
 			}
 			if l.take(s, &l.message); l.counted {
@@ -375,12 +383,15 @@ func (l *loop) take(s *socket, m *sock.Message) {
 		}
 		t.Dropped += grown
 	}
-	if m.Time == 0 {
+	switch {
+	case m.Time == 0:
 		if l.wall == 0 {
 			l.wall = l.realtime()
 		}
 		d.Time = l.wall
 		d.Flags |= format.FlagUserStamp
+	case l.hardware && !m.Hardware:
+		d.Flags |= format.FlagSoftwareStamp
 	}
 	if m.Truncated {
 		d.Flags |= format.FlagTruncated
@@ -402,6 +413,9 @@ func (l *loop) tally(d *format.Datagram) {
 	t.Datagrams++
 	t.Bytes += uint64(len(d.Payload))
 	t.Last = d.Time
+	if l.hardware && d.Flags&(format.FlagUserStamp|format.FlagSoftwareStamp) == 0 {
+		l.latest = max(l.latest, d.Time)
+	}
 	l.stats.Datagrams++
 	l.stats.Bytes += uint64(len(d.Payload))
 	l.counted = l.count != 0 && l.stats.Datagrams >= l.count

@@ -35,12 +35,13 @@ func (w *tape) noted(kind string) (n int) {
 
 // flapping records groups of every kind on rx while somebody does something to the
 // link n times, and after each time sends datagrams to all of them.
-func flapping(t *testing.T, n int, do func(tx, rx string, round int, w *tape)) (w *tape, r *recording) {
+func flapping(t *testing.T, n int, o Options, do func(tx, rx string, round int, w *tape)) (w *tape, r *recording) {
 	tx, rx := netnstest.Veth(t)
 	ssm := sub("232.7.1.1:5001", source(t, tx, false), rx)
 	subs := append(many(70, 5000, rx), ssm, sub("239.7.9.9:5001", "", rx), sub("[ff15::9:1]:5000", "", rx), sub("[ff12::9:2]:5000", "", rx))
 	w = &tape{keep: true}
-	r = record(t, subs, Options{Buffer: 1 << 20, StatsInterval: 100 * time.Millisecond}, w)
+	o.Buffer, o.StatsInterval = 1<<20, 100*time.Millisecond
+	r = record(t, subs, o, w)
 	until(t, "it runs", func() bool { return r.Stats().Wakeups > 0 })
 	before, goroutines := descriptors(t), runtime.NumGoroutine()
 	sent := uint64(0)
@@ -104,8 +105,12 @@ func rounds(many int) int {
 
 // TestInterfaceMadeAgain deletes the interface and makes one of its name.
 func TestInterfaceMadeAgain(t *testing.T) {
-	n := rounds(20)
-	w, _ := flapping(t, n, func(tx, rx string, round int, w *tape) {
+	interfaceMadeAgain(t, rounds(20), Options{})
+	interfaceMadeAgain(t, 3, packets(Options{Packet: &PacketOptions{Promiscuous: true}}))
+}
+
+func interfaceMadeAgain(t *testing.T, n int, o Options) {
+	w, _ := flapping(t, n, o, func(tx, rx string, round int, w *tape) {
 		was := time.Now()
 		netnstest.RemakeVeth(t, tx, rx)
 		up := time.Now()
@@ -139,7 +144,7 @@ func TestLinkDownAndUp(t *testing.T) {
 		{"no carrier", func(tx, rx string) string { return tx }, "no carrier", 1},
 	} {
 		n := rounds(20)
-		w, _ := flapping(t, n, func(tx, rx string, round int, w *tape) {
+		w, _ := flapping(t, n, Options{}, func(tx, rx string, round int, w *tape) {
 			setDown(t, c.which(tx, rx))
 			until(t, "it is down", func() bool { return w.noted(format.EventLinkDown) == round+1 })
 			netnstest.RestoreVeth(t, tx, rx)

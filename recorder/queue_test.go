@@ -182,7 +182,7 @@ func TestCheck(t *testing.T) {
 		{make([]Subscription, MaxSubscriptions+1), "at most 65536"},
 		{[]Subscription{ok, sub("239.1.1.1:5000", "", "eth1"), sub("239.1.1.1:5000", "10.0.0.1", "eth0")}, ""},
 	} {
-		err := check(c.subs)
+		err := check(c.subs, Options{})
 		if (err == nil) != (c.want == "") || err != nil && !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%d subscriptions: %v, want %q", len(c.subs), err, c.want)
 		}

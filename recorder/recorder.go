@@ -19,6 +19,14 @@
 //
 // holds to the datagram. Recorder.Pressure tells the writer how close that is.
 //
+// # Two sources
+//
+// Datagrams come by UDP sockets (recvmmsg; no privilege needed) or, with
+// Options.Packet, as whole frames by packet sockets (TPACKET_V3 rings, one for each
+// interface). Both fill the same batches, ledgers and statistics. A datagram that
+// arrived in fragments is whole on a UDP socket and so many packets on a packet
+// socket; one with a wrong UDP checksum is a loss of the one and recorded by the other.
+//
 // # Time
 //
 // A datagram's time is the kernel's, taken as it entered the machine, so that the
@@ -78,6 +86,29 @@ type Options struct {
 	// Silence is how long nothing comes for a subscription until the recording notes
 	// it, once, as an event; it is looked at every StatsInterval. 0 is never.
 	Silence time.Duration
+	// Packet, where it is not nil, makes the recorder receive whole frames by packet
+	// sockets; otherwise it receives datagrams by UDP sockets.
+	Packet *PacketOptions
+	// Hardware takes the network cards' times for the kernel's. All interfaces must
+	// be able to, and have one clock; see Recorder.Clock. A datagram that the card gave
+	// no time has format.FlagSoftwareStamp or FlagUserStamp.
+	Hardware bool
+}
+
+// PacketOptions of a Recorder that receives by packet sockets. It needs CAP_NET_RAW.
+type PacketOptions struct {
+	// Interfaces, by name, index or own IP address, to receive on without
+	// subscriptions; then Filter must say what, and an Interface of the recording is
+	// one of these. With subscriptions it must be empty.
+	Interfaces []string
+	// Filter is an expression in the language of package pcapfilter that every packet
+	// has to meet, besides being for a subscription; empty is none.
+	Filter string
+	// Promiscuous makes the interfaces receive what is not addressed to this host.
+	Promiscuous bool
+	// Decoder finds the datagram in frames that are not plain, such as those with a
+	// VLAN tag or IP options. Without one they are format.FlagNotUDP.
+	Decoder format.FrameDecoder
 }
 
 const (
@@ -119,7 +150,7 @@ func (o Options) withDefaults() (Options, error) {
 // Dropped counts datagrams that did not get into the recording, or not whole.
 type Dropped struct {
 	// Kernel is what the kernel dropped on our sockets, mostly because the receive
-	// buffer was full.
+	// buffer, or the ring, was full.
 	Kernel uint64
 	// Writer is what was received and not written because the writer had failed.
 	Writer uint64
@@ -147,13 +178,15 @@ type Stats struct {
 	Datagrams, Bytes uint64
 	Dropped          Dropped
 	// Foreign counts datagrams that arrived on a socket shared by several groups
-	// and were for none of them, such as unicast to the same port. They are not
-	// recorded; where the kernel dropped some it counted them in Dropped.Kernel.
+	// and were for none of them, such as unicast to the same port; on a packet socket
+	// none comes unless there are so many groups that its filter does not hold them all.
+	// They are not recorded; where the kernel dropped some it counted them in
+	// Dropped.Kernel.
 	Foreign uint64
 	// QueueBytes wait for the writer.
 	QueueBytes int64
-	// BufferBytes is the receive buffer that the kernel granted; the least one
-	// where sockets differ.
+	// BufferBytes is the receive buffer, or the ring, that the kernel granted; the least
+	// one where sockets differ.
 	BufferBytes int
 	// Calls of recvmmsg that returned datagrams: Datagrams / Calls is the batch
 	// fill. Wakeups are the times that the receiving thread woke from a sleep.
@@ -162,12 +195,27 @@ type Stats struct {
 	Errors uint64
 	// Sockets is how many the subscriptions were given.
 	Sockets int
+	// NotUDP are those of Datagrams that are packets without a whole UDP datagram, such
+	// as fragments, and Oversize those that are several datagrams in one packet, as the
+	// kernel or the card joined them (GSO, GRO). Both are 0 without Options.Packet.
+	NotUDP, Oversize uint64
 	// Subscriptions are in the order that Listen was given.
 	Subscriptions []SubscriptionStats
 }
 
 // check refuses what cannot be subscribed to.
-func check(subs []Subscription) error {
+func check(subs []Subscription, o Options) error {
+	if p := o.Packet; p != nil && len(p.Interfaces) > 0 {
+		switch {
+		case len(subs) > 0:
+			return errors.New("groups name their interfaces; no others can be recorded beside them")
+		case p.Filter == "":
+			return errors.New("no group to record, and no filter that says what else")
+		case len(p.Interfaces) > MaxSubscriptions:
+			return fmt.Errorf("%d interfaces, a recording has at most %d", len(p.Interfaces), MaxSubscriptions)
+		}
+		return nil
+	}
 	if len(subs) == 0 {
 		return errors.New("no group to record")
 	}

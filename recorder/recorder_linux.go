@@ -26,6 +26,7 @@ import (
 type Recorder struct {
 	options    Options
 	interfaces []format.Interface
+	clock      string
 	loop       *loop
 	queue      *queue
 	poller     *sock.Poller
@@ -66,32 +67,37 @@ func Listen(subs []Subscription, o Options) (*Recorder, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := check(subs); err != nil {
+	if err := check(subs, o); err != nil {
 		return nil, err
 	}
-	r := &Recorder{options: o, queue: newQueue(o.Queue, len(subs)), done: make(chan struct{})}
+	r := &Recorder{options: o, done: make(chan struct{})}
 	var unwatched error
 	// First of all, so that no change is missed of what is looked up and joined.
-	if slices.ContainsFunc(subs, func(s Subscription) bool { return s.Interface != "" }) {
+	if o.Packet != nil || slices.ContainsFunc(subs, func(s Subscription) bool { return s.Interface != "" }) {
 		r.netlink, unwatched = subscribe()
 	}
 	devices, err := r.resolve(subs)
-	if err == nil {
+	if err == nil && len(subs) > 0 {
 		err = distinct(subs, indices(devices))
+	}
+	if err == nil {
+		r.clock, err = clock(devices, o)
 	}
 	if err != nil {
 		r.release()
 		return nil, err
 	}
-	limit := limits{groups: mcast.MaxMemberships()}
-	limit.sources4, limit.sources6 = mcast.MaxSources()
-	sockets := plan(subs, limit)
-	l := &loop{queue: r.queue, count: o.Count, interval: o.StatsInterval.Nanoseconds(),
-		subs: make([]subscription, len(subs)), publish: r.publish, stop: &r.stop,
+	l := &loop{queue: newQueue(o.Queue, len(devices)), count: o.Count, interval: o.StatsInterval.Nanoseconds(), settling: settling, hardware: o.Hardware,
+		subs: make([]subscription, len(devices)), publish: r.publish, stop: &r.stop,
 		silence: o.Silence.Nanoseconds(), interfaces: r.interfaces, unwatched: unwatched,
 		realtime: func() int64 { return time.Now().UnixNano() }, rejoinConn: (*sock.Conn).Rejoin}
+	r.queue = l.queue
 	r.loop = l
-	if err := r.open(subs, devices, sockets); err != nil {
+	open := r.open
+	if o.Packet != nil {
+		open = r.openRings
+	}
+	if err := open(subs, devices); err != nil {
 		r.release()
 		return nil, err
 	}
@@ -100,9 +106,46 @@ func Listen(subs []Subscription, o Options) (*Recorder, error) {
 	return r, nil
 }
 
+// clock switches hardware stamps on where they are wanted, and says what stamps.
+func clock(devices []*net.Interface, o Options) (string, error) {
+	switch {
+	case !o.Hardware && o.Packet != nil:
+		return "the kernel's software receive timestamps (TPACKET_V3, CLOCK_REALTIME)", nil
+	case !o.Hardware:
+		return "the kernel's software receive timestamps (SO_TIMESTAMPNS, CLOCK_REALTIME)", nil
+	}
+	first, index := "", 0
+	seen := map[int]bool{}
+	for _, dev := range devices {
+		if dev == nil {
+			return "", errors.New("hardware timestamps need an interface for each group")
+		}
+		if seen[dev.Index] {
+			continue
+		}
+		seen[dev.Index] = true
+		phc, err := sock.HardwareClock(dev)
+		switch {
+		case err != nil:
+			return "", err
+		case first == "":
+			first, index = dev.Name, phc
+		case phc != index || phc < 0 && dev.Name != first:
+			return "", fmt.Errorf("%s and %s have clocks of their own, whose times cannot stand in one recording; record them one by one, or with the kernel's timestamps", first, dev.Name)
+		}
+	}
+	if index < 0 {
+		return fmt.Sprintf("the raw hardware timestamps of %s (a clock without a number)", first), nil
+	}
+	return fmt.Sprintf("the raw hardware timestamps of %s (PTP hardware clock /dev/ptp%d; not set to UTC unless something does)", first, index), nil
+}
+
 // resolve finds the network interface of each subscription, nil where none is
 // named, and fills r.interfaces.
 func (r *Recorder) resolve(subs []Subscription) ([]*net.Interface, error) {
+	if p := r.options.Packet; p != nil && len(p.Interfaces) > 0 {
+		return r.resolveInterfaces(p)
+	}
 	found := map[string]*net.Interface{"": nil}
 	devices := make([]*net.Interface, len(subs))
 	for i, s := range subs {
@@ -135,7 +178,10 @@ func indices(devices []*net.Interface) []int {
 	return all
 }
 
-func (r *Recorder) open(subs []Subscription, devices []*net.Interface, sockets [][]int) error {
+func (r *Recorder) open(subs []Subscription, devices []*net.Interface) error {
+	limit := limits{groups: mcast.MaxMemberships()}
+	limit.sources4, limit.sources6 = mcast.MaxSources()
+	sockets := plan(subs, limit)
 	var err error
 	l := r.loop
 	if l.receiver, err = sock.NewReceiver(receivePerCall); err != nil {
@@ -150,7 +196,7 @@ func (r *Recorder) open(subs []Subscription, devices []*net.Interface, sockets [
 	var alone []*sock.Conn // that are not of groups
 	for len(sockets) > 0 {
 		members := sockets[0]
-		config := sock.ListenConfig{Buffer: r.options.Buffer}
+		config := sock.ListenConfig{Buffer: r.options.Buffer, Hardware: r.options.Hardware}
 		for _, i := range members {
 			config.Memberships = append(config.Memberships,
 				sock.Membership{Group: subs[i].Group, Source: subs[i].Source, Interface: devices[i]})
@@ -204,6 +250,9 @@ func (r *Recorder) open(subs []Subscription, devices []*net.Interface, sockets [
 // Interfaces describes the subscriptions, in their order; a datagram's Interface
 // is an index into it.
 func (r *Recorder) Interfaces() []format.Interface { return slices.Clone(r.interfaces) }
+
+// Clock says in words what stamps the datagrams, for format.SegmentInfo.
+func (r *Recorder) Clock() string { return r.clock }
 
 // Run records until ctx ends, Options.Count datagrams have come, or something
 // fails. It then leaves the groups, takes what the kernel still holds (not with

@@ -129,7 +129,7 @@ func (w *tape) WriteBatch(b *format.Batch) error {
 		}
 		if w.keep {
 			c := *d
-			c.Payload = bytes.Clone(d.Payload)
+			c.Payload, c.Frame = bytes.Clone(d.Payload), bytes.Clone(d.Frame)
 			w.datagrams = append(w.datagrams, c)
 		}
 	}

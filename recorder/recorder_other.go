@@ -16,10 +16,11 @@ type Recorder struct{}
 
 // Listen returns an error that wraps errors.ErrUnsupported.
 func Listen(subs []Subscription, o Options) (*Recorder, error) {
-	if _, err := o.withDefaults(); err != nil {
+	o, err := o.withDefaults()
+	if err != nil {
 		return nil, err
 	}
-	if err := check(subs); err != nil {
+	if err := check(subs, o); err != nil {
 		return nil, err
 	}
 	return nil, errUnsupported
@@ -29,6 +30,9 @@ var errUnsupported = fmt.Errorf("recording from the network needs Linux: %w", er
 
 // Interfaces is nil.
 func (r *Recorder) Interfaces() []format.Interface { return nil }
+
+// Clock is empty.
+func (r *Recorder) Clock() string { return "" }
 
 // Run returns an error that wraps errors.ErrUnsupported.
 func (r *Recorder) Run(context.Context, format.BatchWriter) error { return errUnsupported }

@@ -21,16 +21,16 @@ type Group struct {
 // fits; 0 is none.
 var limits = [...]int{0, 2048, 1024, 256, 32, 1}
 
-// CompileGroups makes the program that takes the datagrams of groups, at least one,
-// for which restrict (nil is true) is true too, where the outer VLAN tag is in the
-// metadata. Fragments behind the first have no port and are taken by their
+// CompileGroups makes the program that takes the datagrams of groups for which
+// restrict (nil is true) is true too, and without groups everything for which it is,
+// where the outer VLAN tag is in the metadata. Fragments behind the first have no port and are taken by their
 // addresses; so is IPv6 with extension headers.
 //
 // Where so many groups do not fit into a program exact is false: it lets through
 // datagrams of other groups too, but never misses one.
 func CompileGroups(groups []Group, restrict *Expr) (program []bpf.RawInstruction, exact bool, err error) {
 	for _, limit := range limits {
-		e, whole := Groups(groups, limit)
+		e, whole := groupsExpr(groups, limit)
 		if program, err = Compile(And(e, restrict), TagsInMetadata); err == nil {
 			return program, whole, nil
 		}
@@ -38,9 +38,9 @@ func CompileGroups(groups []Group, restrict *Expr) (program []bpf.RawInstruction
 	return nil, false, err
 }
 
-// Groups is the condition of CompileGroups, with at most limit ranges of addresses
-// of each family; 0 is no limit.
-func Groups(groups []Group, limit int) (e *Expr, exact bool) {
+// groupsExpr is the condition of CompileGroups, with at most limit ranges of addresses
+// of each family; 0 is no limit. It is nil, true always, without groups.
+func groupsExpr(groups []Group, limit int) (e *Expr, exact bool) {
 	var four, six []Group
 	for _, g := range groups {
 		if g.Dst.Addr().Is4() {

@@ -45,6 +45,8 @@ type ListenConfig struct {
 	// (socket(7)). It is charged with what a datagram occupies, not with its length:
 	// about 640 bytes more. 0 is DefaultBuffer. See Conn.Buffer for what was granted.
 	Buffer int
+	// Hardware asks for the network card's times, see HardwareClock.
+	Hardware bool
 }
 
 // Message is one received datagram.
@@ -69,6 +71,8 @@ type Message struct {
 	Interface uint32
 	// TTL is the IPv4 time to live or IPv6 hop limit; 0 where the kernel did not say.
 	TTL uint8
+	// Hardware: Time is the network card's, not the kernel's.
+	Hardware bool
 	// HasDrops: the kernel sent a drop count. It sends none before the first drop.
 	HasDrops  bool
 	Truncated bool

@@ -119,6 +119,11 @@ func (c *Conn) open(config ListenConfig, family int) error {
 	return nil
 }
 
+// hardwareStamps are both stamps of a datagram, so that one that the card did not
+// stamp has at least the kernel's.
+const hardwareStamps = unix.SOF_TIMESTAMPING_RX_HARDWARE | unix.SOF_TIMESTAMPING_RAW_HARDWARE |
+	unix.SOF_TIMESTAMPING_RX_SOFTWARE | unix.SOF_TIMESTAMPING_SOFTWARE
+
 func (c *Conn) setOptions(family int, config ListenConfig) error {
 	type option struct {
 		name        string
@@ -134,6 +139,9 @@ func (c *Conn) setOptions(family int, config ListenConfig) error {
 	joins := config.Memberships[0].Group.Addr().IsMulticast()
 	if !c.exclusive {
 		options = append(options, option{"SO_REUSEADDR", unix.SOL_SOCKET, unix.SO_REUSEADDR, 1})
+	}
+	if config.Hardware {
+		options[0] = option{"SO_TIMESTAMPING_NEW", unix.SOL_SOCKET, unix.SO_TIMESTAMPING_NEW, hardwareStamps}
 	}
 	if family == unix.AF_INET {
 		options = append(options,

@@ -20,7 +20,8 @@ const (
 	// slotStride keeps slots apart by an odd number of cache lines. At a distance of
 	// 64 KiB all payloads would compete for the same sets of the cache.
 	slotStride = slotSize + 33*64
-	// controlSize holds time stamp (32), TTL (24), drops (24) and pktinfo (40).
+	// controlSize holds time stamps (32, or 64 with hardware), TTL (24), drops (24)
+	// and pktinfo (40).
 	controlSize = 160
 )
 
@@ -133,8 +134,15 @@ func (m *Message) readControl(b []byte, port uint16) {
 		data := b[cmsgHeader:n]
 		switch {
 		case h.Level == unix.SOL_SOCKET && h.Type == unix.SO_TIMESTAMPNS_NEW && len(data) >= 16:
-			sec, nsec := binary.NativeEndian.Uint64(data), binary.NativeEndian.Uint64(data[8:])
-			m.Time = int64(sec)*1e9 + int64(nsec)
+			m.Time = timespec(data)
+		case h.Level == unix.SOL_SOCKET && h.Type == unix.SO_TIMESTAMPING_NEW && len(data) >= 48:
+			// struct scm_timestamping64: the kernel's time, nothing, the card's; 0 where
+			// there is none (Documentation/networking/timestamping.rst).
+			if m.Time = timespec(data[32:]); m.Time != 0 {
+				m.Hardware = true
+			} else {
+				m.Time = timespec(data)
+			}
 		case h.Level == unix.SOL_SOCKET && h.Type == unix.SO_RXQ_OVFL && len(data) >= 4:
 			m.Drops, m.HasDrops = binary.NativeEndian.Uint32(data), true
 		case h.Level == unix.IPPROTO_IP && h.Type == unix.IP_TTL && len(data) >= 4,
@@ -152,6 +160,11 @@ func (m *Message) readControl(b []byte, port uint16) {
 		const align = unsafe.Sizeof(uintptr(0)) - 1
 		b = b[min(uintptr(len(b)), (uintptr(n)+align)&^align):]
 	}
+}
+
+// timespec is a struct __kernel_timespec in ns.
+func timespec(b []byte) int64 {
+	return int64(binary.NativeEndian.Uint64(b))*1e9 + int64(binary.NativeEndian.Uint64(b[8:]))
 }
 
 // Poller waits until one of its Conns has a datagram. An epoll that nobody waits
