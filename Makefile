@@ -64,4 +64,4 @@ fuzz:
 
 # SIGKILL at random moments; go test does it 200 times.
 crash:
-	$(GO) test -count 1 -timeout 0 -run '^TestKilled$$' -v ./cmd/castdeck -crashes $(N)
+	$(GO) test -count 1 -timeout 0 -run '^Test(Repair)?Killed$$' -v ./cmd/castdeck -crashes $(N)

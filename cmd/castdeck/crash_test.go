@@ -138,6 +138,9 @@ func (v *victim) inspectLeft() (l left, err error) {
 		var damage *format.CorruptError
 		switch {
 		case errors.Is(err, io.EOF):
+			if f := r.Footer(); f != nil {
+				l.lost = max(l.lost, f.Dropped) // behind the last datagram too
+			}
 			return l, nil
 		case errors.As(err, &damage):
 			l.damage = append(l.damage, damage)
@@ -391,6 +394,100 @@ func TestKilledAtStart(t *testing.T) {
 	}
 	t.Logf("%d killed before there was a file, %d before its first frame was written, %d after", nothing, part, whole)
 	if part+whole == 0 {
+		t.Error("this test shows nothing")
+	}
+}
+
+// TestRepairKilled kills repairs at random moments: the input is as it was, what there
+// is of the output is right, and the next repair gives what an undisturbed one gives.
+func TestRepairKilled(t *testing.T) {
+	n := max(*crashes/8, 1)
+	if testing.Short() {
+		n = min(n, 5)
+	}
+	dir := t.TempDir()
+	v := &victim{feed: bench.FeedOptions{Groups: []netip.AddrPort{crashGroup}, Count: 30_000, MinSize: 64, MaxSize: 300, Seed: 1}}
+	in := filepath.Join(dir, "in.pcapng")
+	w, err := segment.Create(in, segment.Options{Compression: format.None, ChunkSize: 64 << 10,
+		Info: format.SegmentInfo{Made: true}, Interfaces: []format.Interface{{Name: "lo", LinkType: format.LinkTypeEthernet}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	feed := bench.NewFeed(v.feed)
+	for b := (format.Batch{}); feed.ReadBatch(&b) == nil; {
+		if err := w.WriteBatch(&b); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	damaged, err := os.ReadFile(in)
+	if err != nil {
+		t.Fatal(err)
+	}
+	damaged = damaged[:len(damaged)*9/10] // within a chunk, most likely: exit code 3 or 0
+	if err := os.WriteFile(in, damaged, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	repair := func(out string, args ...string) []byte {
+		t.Helper()
+		var talk bytes.Buffer
+		if code := run(t.Context(), append([]string{"repair", in, out}, args...), nil, io.Discard, &talk); code != exitLossy {
+			t.Fatalf("repair exits with %d: %s", code, talk.Bytes())
+		}
+		b, err := os.ReadFile(out)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return b
+	}
+	process := func(out string) *exec.Cmd { return exec.Command("castdeck", "repair", in, out) }
+	want := repair(filepath.Join(dir, "whole.pcapng.zst"))
+	start := time.Now()
+	if err := process(filepath.Join(dir, "again.pcapng.zst")).Run(); err == nil {
+		t.Fatal("repair says that nothing was lost")
+	}
+	took := time.Since(start)
+	v.path = filepath.Join(dir, "out.pcapng.zst")
+	before, within, after := 0, 0, 0
+	for range n {
+		cmd := process(v.path)
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Duration(rand.Int64N(int64(took)))) // the moment of the kill
+		cmd.Process.Kill()
+		cmd.Wait()
+		if b, err := os.ReadFile(in); err != nil || !bytes.Equal(b, damaged) {
+			t.Fatalf("the input was changed: %v", err)
+		}
+		st, err := os.Stat(v.path)
+		if err == nil {
+			var l left
+			l, err = v.inspectLeft()
+			switch {
+			case errors.Is(err, format.ErrFormat) && st.Size() < 2000:
+				before++ // a part of the first frame
+			case err == nil && l.sealed:
+				after++
+			case err == nil && l.torn() == nil:
+				within++
+			default:
+				t.Fatalf("a file of %d bytes: %+v, %v", st.Size(), l, err)
+			}
+		} else if before++; !errors.Is(err, os.ErrNotExist) {
+			t.Fatal(err)
+		}
+		if got := repair(v.path, "--force"); !bytes.Equal(got, want) {
+			t.Fatalf("repaired again: %d bytes, else %d, or others", len(got), len(want))
+		}
+		if err := os.Remove(v.path); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Logf("%d repairs killed: %d before anything was written, %d within, %d at the end; all repaired again to the same bytes", n, before, within, after)
+	if n >= 20 && before+within == 0 {
 		t.Error("this test shows nothing")
 	}
 }

@@ -56,8 +56,9 @@ type Reader struct {
 	work       int64                // bytes decoded in search of frames behind damage
 }
 
-// Open opens a segment file. The error wraps format.ErrFormat where the file is
-// no castdeck segment, and format.ErrVersion where it is a newer one.
+// Open opens a segment file. Where its first frame is damaged, and a chunk follows in the
+// first 4 MiB, the reader is one that Salvage makes. The error wraps format.ErrFormat
+// where the file is no castdeck segment, and format.ErrVersion where it is a newer one.
 func Open(path string, o ReadOptions) (*Reader, error) { return openWith(path, false, o, openFile) }
 
 // NewReader reads a segment of size bytes from f; path is for messages only.
@@ -82,6 +83,11 @@ func NewReader(f io.ReaderAt, size int64, path string, o ReadOptions) (*Reader, 
 	if err == nil {
 		err = r.opening(r.raw)
 	}
+	if err != nil {
+		if s := r.probe(); s != nil {
+			return s, nil
+		}
+	}
 	switch {
 	case errors.Is(err, format.ErrVersion):
 		return nil, fmt.Errorf("%s: %w", path, err)
@@ -92,6 +98,42 @@ func NewReader(f io.ReaderAt, size int64, path string, o ReadOptions) (*Reader, 
 	r.offset = r.start
 	r.readFooter()
 	return r, nil
+}
+
+// probe is the salvaging reader of a file whose first frame could not be read; nil where
+// the file is, as far as a look at its start tells, no recording of this version.
+// Readers of other formats must not have it: many would begin to read it, and a zstd
+// stream, for one, ends at the damage.
+func (r *Reader) probe() *Reader {
+	const most = 4 << 20
+	if r.compression == format.None && r.packetsFirst() {
+		return nil
+	}
+	if s, err := salvage(r.f, min(r.size, most), r.path, r.o, r.compression); s == nil || err != nil {
+		return nil
+	}
+	s, err := salvage(r.f, r.size, r.path, r.o, r.compression)
+	if err != nil {
+		return nil
+	}
+	return s
+}
+
+// packetsFirst says that packets come before any block of castdeck's: the capture is
+// another tool's, and what looks like a chunk in it is in somebody's payload.
+func (r *Reader) packetsFirst() bool {
+	b, err := r.win.peek(0, windowFirst)
+	for err == nil && len(b) >= format.BlockOverhead {
+		typ, n, _, bad := format.BlockHeader(b, false)
+		if typ == format.BlockEPB || typ == format.BlockSPB {
+			return true
+		}
+		if bad != nil || n > len(b) || typ == format.BlockSegment || typ == format.BlockChunk {
+			return false
+		}
+		b = b[n:]
+	}
+	return false
 }
 
 func (r *Reader) unpack(c format.Compression) (err error) {
@@ -112,28 +154,32 @@ func Salvage(path string, o ReadOptions) (*Reader, error) {
 // NewSalvage is Salvage on f.
 func NewSalvage(f io.ReaderAt, size int64, path string, o ReadOptions) (*Reader, error) {
 	for _, c := range []format.Compression{format.Zstd, format.Gzip, format.None} {
-		r := &Reader{path: path, f: f, size: size, o: o}
-		r.win = window{f: f, size: size}
-		if err := r.unpack(c); err != nil {
-			return nil, err
+		if r, err := salvage(f, size, path, o, c); r != nil || err != nil {
+			return r, err
 		}
-		pos, h, err := r.searchChunk()
-		if err != nil {
-			return nil, err
-		}
-		if pos < 0 {
-			continue
-		}
-		r.info = &format.SegmentInfo{Recording: h.Recording, Number: h.Segment}
-		r.sections, r.salvaged = 1, true
-		r.start, r.offset = pos, pos
-		r.skip(h.Number)
-		r.lost = &format.CorruptError{Path: path, Length: pos, Chunks: int(h.Number), Counted: h.Number == 0,
-			Reason: fmt.Sprintf("the first frame is damaged; %d chunk(s) lost before chunk %d", h.Number, h.Number)}
-		r.readFooter()
-		return r, nil
 	}
 	return nil, fmt.Errorf("%s: %w", path, format.ErrFormat)
+}
+
+// salvage is NewSalvage of a file that is packed so; nil where there is no chunk in it.
+func salvage(f io.ReaderAt, size int64, path string, o ReadOptions, c format.Compression) (*Reader, error) {
+	r := &Reader{path: path, f: f, size: size, o: o}
+	r.win = window{f: f, size: size}
+	if err := r.unpack(c); err != nil {
+		return nil, err
+	}
+	pos, h, err := r.searchChunk()
+	if err != nil || pos < 0 {
+		return nil, err
+	}
+	r.info = &format.SegmentInfo{Recording: h.Recording, Number: h.Segment}
+	r.sections, r.salvaged = 1, true
+	r.start, r.offset = pos, pos
+	r.skip(h.Number)
+	r.lost = &format.CorruptError{Path: path, Length: pos, Chunks: int(h.Number), Counted: h.Number == 0,
+		Reason: fmt.Sprintf("the first frame is damaged; %d chunk(s) lost before chunk %d", h.Number, h.Number)}
+	r.readFooter()
+	return r, nil
 }
 
 // searchChunk is the offset and header of the first whole chunk, -1 where there is
@@ -795,7 +841,7 @@ func (r *Reader) rewind() error {
 // again is another reader of the same file, at its start.
 func (r *Reader) again() (*Reader, error) {
 	if r.salvaged {
-		return NewSalvage(r.f, r.size, r.path, r.o)
+		return salvage(r.f, r.size, r.path, r.o, r.compression)
 	}
 	return NewReader(r.f, r.size, r.path, r.o)
 }

@@ -3,7 +3,6 @@ package segment
 import (
 	"bytes"
 	"crypto/sha256"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -428,16 +427,29 @@ func TestNewerVersion(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	newer := func(mark uint32) (*Reader, error) {
+	newer := func(first, n int) (*Reader, error) {
 		file := slices.Clone(whole)
-		at := bytes.Index(file, binary.LittleEndian.AppendUint32(nil, mark))
-		file[at+16]++
+		for at, i := 0, 0; i < first+n; i++ {
+			at += bytes.Index(file[at:], []byte("CASTDECK")) + 8
+			if i >= first {
+				file[at]++
+			}
+		}
 		return NewReader(bytes.NewReader(file), int64(len(file)), "x", ReadOptions{})
 	}
-	if _, err := newer(format.BlockSegment); !errors.Is(err, format.ErrVersion) {
-		t.Errorf("newer segment block: %v", err)
+	blocks := bytes.Count(whole, []byte("CASTDECK"))
+	if _, err := newer(0, blocks); !errors.Is(err, format.ErrVersion) {
+		t.Errorf("newer file: %v", err)
 	}
-	r, err := newer(format.BlockChunk)
+	// One bit must not make a file one that nobody can read yet.
+	r, err := newer(0, 1)
+	if err != nil {
+		t.Fatalf("newer segment block before chunks of this version: %v", err)
+	}
+	if got, _ := readAll(t, r); len(got) != 100 || !r.Salvaged() {
+		t.Errorf("newer segment block before chunks of this version: %d datagrams", len(got))
+	}
+	r, err = newer(1, 1)
 	if err != nil {
 		t.Fatal(err)
 	}
