@@ -41,7 +41,9 @@ func (s scriptMain) Run() int {
 var commands = map[string]func(){
 	"castdeck": func() {
 		ignoreFatalSignals()
-		os.Exit(run(context.Background(), os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
+		code := run(context.Background(), os.Args[1:], os.Stdin, os.Stdout, os.Stderr)
+		notePeak()
+		os.Exit(code)
 	},
 }
 

@@ -1,0 +1,725 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"io"
+	"math"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+	"unicode"
+	"unicode/utf8"
+
+	"github.com/klauspost/compress/gzip"
+	"github.com/klauspost/compress/zstd"
+	"github.com/pierrec/lz4/v4"
+
+	"castdeck/format"
+	"castdeck/format/segment"
+)
+
+// The limits of a command on any file, with default settings.
+const (
+	mostOverIdle = 64 << 20
+	mostTime     = 2 * time.Minute // a bound that a hang reaches, not a measure of speed
+)
+
+// peakEnv names the file into which a castdeck of the tests writes the most memory
+// that it had. The kernel's ru_maxrss will not do: a child begins with its parent's.
+const peakEnv = "CASTDECK_TEST_PEAK"
+
+func notePeak() {
+	path := os.Getenv(peakEnv)
+	if path == "" {
+		return
+	}
+	status, err := os.ReadFile("/proc/self/status")
+	if err == nil {
+		err = os.WriteFile(path, status, 0o600)
+	}
+	if err != nil {
+		panic(err)
+	}
+}
+
+// outcome is what a castdeck process left.
+type outcome struct {
+	code   int
+	peak   int64 // bytes of memory
+	took   time.Duration
+	out    *harmless // stdout
+	talk   string    // stderr
+	killed bool
+}
+
+// runProcess runs castdeck as a process of its own.
+func runProcess(t *testing.T, stdin io.Reader, args ...string) outcome {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), mostTime)
+	defer cancel()
+	peak := filepath.Join(t.TempDir(), "peak")
+	out, talk := &harmless{}, &harmless{}
+	cmd := exec.CommandContext(ctx, "castdeck", args...)
+	cmd.Env = append(os.Environ(), peakEnv+"="+peak)
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = stdin, out, talk
+	cmd.WaitDelay = time.Second
+	start := time.Now()
+	err := cmd.Run()
+	o := outcome{took: time.Since(start), out: out, talk: string(talk.head), killed: ctx.Err() != nil}
+	o.code = cmd.ProcessState.ExitCode()
+	if o.killed || err != nil && o.code < 0 {
+		return o
+	}
+	status, err := os.ReadFile(peak)
+	if err != nil {
+		t.Fatalf("castdeck %v: %v: %s", args, err, o.talk)
+	}
+	for line := range strings.Lines(string(status)) {
+		if v, ok := strings.CutPrefix(line, "VmHWM:"); ok {
+			kb, err := strconv.ParseInt(strings.Fields(v)[0], 10, 64)
+			if err != nil {
+				t.Fatal(err)
+			}
+			o.peak = kb << 10
+		}
+	}
+	if o.bad() == "" && talk.bad != "" {
+		o.out.bad = "stderr: " + talk.bad
+	}
+	return o
+}
+
+func (o outcome) bad() string { return o.out.bad }
+
+// harmless takes output for a terminal: it keeps the start and what a terminal would
+// obey, or show otherwise than it stands there.
+type harmless struct {
+	head []byte
+	size int64
+	bad  string
+	part []byte // of a rune
+}
+
+func (h *harmless) Write(p []byte) (int, error) {
+	n := len(p)
+	h.size += int64(n)
+	h.head = append(h.head, p[:min(n, max(0, 64<<10-len(h.head)))]...)
+	if len(h.part) > 0 {
+		p = append(h.part, p...)
+		h.part = nil
+	}
+	for i := 0; i < len(p) && h.bad == ""; {
+		if c := p[i]; c >= ' ' && c < 0x7F || c == '\n' || c == '\t' {
+			i++
+			continue
+		}
+		if !utf8.FullRune(p[i:]) {
+			h.part = bytes.Clone(p[i:])
+			break
+		}
+		r, size := utf8.DecodeRune(p[i:])
+		if !unicode.IsPrint(r) || r == utf8.RuneError && size == 1 {
+			h.bad = fmt.Sprintf("%q in %q", p[i:i+size], p[max(0, i-40):min(len(p), i+40)])
+		}
+		i += size
+	}
+	return n, nil
+}
+
+// hostileCommands are run over every hostile file, in this order; %s is the file.
+var hostileCommands = []struct{ name, args string }{
+	{"info", "info IN"},
+	{"dump", "dump IN"},
+	{"verify", "verify IN"},
+	{"zst", "convert IN OUT.pcapng.zst"},
+	{"pcap", "convert IN OUT.pcap"},
+	{"repair", "repair IN OUT.pcapng.zst"},
+	{"replay", "replay IN --dry-run -i lo"},
+}
+
+// hostileFile is one file of the table.
+type hostileFile struct {
+	name string
+	make func(w io.Writer) error
+	// want are the exit codes of hostileCommands, a digit each; "-" leaves one out.
+	want string
+}
+
+// flood is how many of something cheap a file holds.
+const flood = 1_000_000
+
+func hostileFiles() []hostileFile {
+	return slices.Concat(bombs(), foreignFiles(), floods(), nativeFiles())
+}
+
+// TestHostileFiles runs every command over every file: no panic, the right exit code,
+// an end, bounded memory and harmless output.
+func TestHostileFiles(t *testing.T) {
+	if testing.Short() {
+		t.Skip("slow")
+	}
+	dir := t.TempDir()
+	small := filepath.Join(dir, "small.pcap")
+	makeFile(t, small, func(w io.Writer) error { _, err := w.Write(pcapOf(packets(3)...)); return err })
+	idle := max(runProcess(t, nil, "version").peak, runProcess(t, nil, "info", small).peak)
+	if idle == 0 {
+		t.Fatal("no peak of memory was read")
+	}
+	t.Logf("idle: %.1f MiB", mib(idle))
+	var table strings.Builder
+	worst := int64(0)
+	for _, f := range hostileFiles() {
+		if only := os.Getenv("HOSTILE"); only != "" && !strings.Contains(f.name, only) {
+			continue
+		}
+		path := filepath.Join(dir, "in")
+		makeFile(t, path, f.make)
+		st, err := os.Stat(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		fmt.Fprintf(&table, "\n%-28s %10d B ", f.name, st.Size())
+		for i, c := range hostileCommands {
+			if f.want[i] == '-' {
+				continue
+			}
+			out := filepath.Join(dir, "out")
+			args := strings.Fields(strings.NewReplacer("IN", path, "OUT", out).Replace(c.args))
+			o := runProcess(t, nil, args...)
+			fmt.Fprintf(&table, " %s %d %+.0fM %.1fs", c.name, o.code, mib(o.peak-idle), o.took.Seconds())
+			worst = max(worst, o.peak-idle)
+			switch {
+			case o.killed:
+				t.Errorf("%s: %s does not end", f.name, c.name)
+			case o.code != int(f.want[i]-'0'):
+				t.Errorf("%s: %s: exit code %d, want %c: %s", f.name, c.name, o.code, f.want[i], firstLines(o.talk))
+			case strings.Contains(o.talk, "goroutine "):
+				t.Errorf("%s: %s panics: %s", f.name, c.name, firstLines(o.talk))
+			case o.peak-idle > mostOverIdle:
+				t.Errorf("%s: %s takes %.1f MiB over idle", f.name, c.name, mib(o.peak-idle))
+			case o.bad() != "":
+				t.Errorf("%s: %s prints %s", f.name, c.name, o.bad())
+			}
+			for _, end := range []string{".pcapng.zst", ".pcap"} {
+				if err := os.Remove(out + end); err != nil && !errors.Is(err, os.ErrNotExist) {
+					t.Fatal(err)
+				}
+			}
+		}
+	}
+	t.Logf("exit code, memory over idle, time:%s\nworst: %.1f MiB over idle", table.String(), mib(worst))
+}
+
+func mib(n int64) float64 { return float64(n) / (1 << 20) }
+
+func firstLines(s string) string {
+	lines := strings.SplitN(s, "\n", 4)
+	return strings.Join(lines[:min(len(lines), 3)], " | ")
+}
+
+func makeFile(t *testing.T, path string, fill func(w io.Writer) error) {
+	t.Helper()
+	f, err := os.Create(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := fill(f); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// bytesOf is a file of these bytes.
+func bytesOf(parts ...[]byte) func(io.Writer) error {
+	return func(w io.Writer) error {
+		for _, p := range parts {
+			if _, err := w.Write(p); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+}
+
+// repeated is a file that begins with head and goes on with n parts.
+func repeated(head []byte, n int, part func(i int) []byte) func(io.Writer) error {
+	return func(w io.Writer) error {
+		if _, err := w.Write(head); err != nil {
+			return err
+		}
+		for i := range n {
+			if _, err := w.Write(part(i)); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+}
+
+func packed(fill func(io.Writer) error, pack func(io.Writer) (io.WriteCloser, error)) func(io.Writer) error {
+	return func(w io.Writer) error {
+		z, err := pack(w)
+		if err != nil {
+			return err
+		}
+		if err := fill(z); err != nil {
+			return err
+		}
+		return z.Close()
+	}
+}
+
+func zst(fill func(io.Writer) error) func(io.Writer) error {
+	return packed(fill, func(w io.Writer) (io.WriteCloser, error) {
+		return zstd.NewWriter(w, zstd.WithEncoderConcurrency(1), zstd.WithEncoderLevel(zstd.SpeedFastest))
+	})
+}
+
+func gz(fill func(io.Writer) error) func(io.Writer) error {
+	return packed(fill, func(w io.Writer) (io.WriteCloser, error) { return gzip.NewWriterLevel(w, gzip.BestSpeed) })
+}
+
+func lz(fill func(io.Writer) error) func(io.Writer) error {
+	return packed(fill, func(w io.Writer) (io.WriteCloser, error) { return lz4.NewWriter(w), nil })
+}
+
+var le = binary.LittleEndian
+
+const someTime = 1_700_000_000
+
+func pcapHead() []byte {
+	b := le.AppendUint32(nil, 0xA1B2C3D4)
+	b = le.AppendUint16(b, 2)
+	b = le.AppendUint16(b, 4)
+	b = append(b, make([]byte, 8)...)
+	b = le.AppendUint32(b, 262144)
+	return le.AppendUint32(b, 1)
+}
+
+func pcapRecord(sec, captured uint32, frame []byte) []byte {
+	b := le.AppendUint32(nil, sec)
+	b = le.AppendUint32(b, 0)
+	b = le.AppendUint32(b, captured)
+	b = le.AppendUint32(b, captured)
+	return append(b, frame...)
+}
+
+func pcapOf(frames ...[]byte) []byte {
+	b := pcapHead()
+	for i, f := range frames {
+		b = append(b, pcapRecord(someTime+uint32(i), uint32(len(f)), f)...)
+	}
+	return b
+}
+
+// packetOf is an Ethernet frame of stream i with a payload of zeros.
+func packetOf(i, size int) []byte {
+	d := format.Datagram{
+		Src: netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)}), 4000),
+		Dst: netip.MustParseAddrPort("239.1.2.3:5000"), TTL: 1, Payload: make([]byte, size),
+	}
+	b, _ := format.AppendMadeFrame(nil, &d)
+	return b
+}
+
+func packets(n int) (all [][]byte) {
+	for range n {
+		all = append(all, packetOf(1, 16))
+	}
+	return all
+}
+
+func ngHead(options ...[]byte) []byte { return append(ngSection(), ngInterface(options...)...) }
+
+func ngSection() []byte { return format.AppendSHB(nil, format.Section{}) }
+
+func ngBlock(typ uint32, parts ...[]byte) []byte {
+	body := bytes.Join(parts, nil)
+	body = append(body, make([]byte, -len(body)&3)...)
+	b := le.AppendUint32(nil, typ)
+	b = le.AppendUint32(b, uint32(len(body)+12))
+	return le.AppendUint32(append(b, body...), uint32(len(body)+12))
+}
+
+func ngOption(code int, value []byte) []byte {
+	b := le.AppendUint16(nil, uint16(code))
+	b = le.AppendUint16(b, uint16(len(value)))
+	return append(append(b, value...), make([]byte, -len(value)&3)...)
+}
+
+// ngInterface has microseconds unless an option says otherwise.
+func ngInterface(options ...[]byte) []byte {
+	return ngBlock(format.BlockIDB, []byte{1, 0, 0, 0, 0, 0, 0, 0}, bytes.Join(options, nil))
+}
+
+func ngPacket(ifc uint32, time uint64, frame []byte, options ...[]byte) []byte {
+	h := le.AppendUint32(nil, ifc)
+	h = le.AppendUint32(h, uint32(time>>32))
+	h = le.AppendUint32(h, uint32(time))
+	h = le.AppendUint32(h, uint32(len(frame)))
+	h = le.AppendUint32(h, uint32(len(frame)))
+	frame = append(bytes.Clone(frame), make([]byte, -len(frame)&3)...)
+	return ngBlock(format.BlockEPB, h, frame, bytes.Join(options, nil))
+}
+
+const micros = someTime * 1_000_000
+
+// blockLength is a capture with a block whose length is a lie, and packets behind.
+func blockLength(typ, length uint32) []byte {
+	b := ngHead()
+	b = append(b, ngPacket(0, micros, packetOf(1, 16))...)
+	lie := ngPacket(0, micros, packetOf(1, 16))
+	le.PutUint32(lie, typ)
+	le.PutUint32(lie[4:], length)
+	b = append(b, lie...)
+	for range 5 {
+		b = append(b, ngPacket(0, micros, packetOf(1, 16))...)
+	}
+	return b
+}
+
+func bombs() []hostileFile {
+	big := make([]byte, 65000)
+	bomb := func(size int) func(io.Writer) error {
+		rec := pcapRecord(someTime, uint32(len(big)), big)
+		return repeated(pcapHead(), size/len(rec), func(int) []byte { return rec })
+	}
+	zeros := func(size int) func(io.Writer) error {
+		return repeated(nil, size>>16, func(int) []byte { return make([]byte, 1<<16) })
+	}
+	frame := func(descriptor byte, rest ...byte) []byte {
+		return append([]byte{0x28, 0xB5, 0x2F, 0xFD, descriptor}, rest...)
+	}
+	// RLE blocks of 128 KiB, each 4 bytes.
+	rle := func(n int) []byte {
+		b := bytes.Repeat([]byte{0x02, 0x00, 0x10, 0}, n)
+		b[len(b)-4] |= 1
+		return b
+	}
+	return []hostileFile{
+		{"bomb 4 GiB, zstd", zst(bomb(4 << 30)), "0------"},
+		{"bomb, zstd", zst(bomb(128 << 20)), "0000000"},
+		{"bomb, gzip", gz(bomb(128 << 20)), "0000000"},
+		{"bomb, lz4", lz(bomb(128 << 20)), "0000000"},
+		{"zeros 4 GiB, RLE blocks", bytesOf(frame(0, 0x58), rle(4<<30>>17)), "1111111"},
+		{"zeros, gzip", gz(zeros(64 << 20)), "1111111"},
+		{"zstd in zstd", zst(zst(bytesOf(pcapOf(packets(3)...)))), "1111111"},
+		{"zstd of 2^62 bytes", bytesOf(frame(0xE0, 0, 0, 0, 0, 0, 0, 0, 0x40), rle(1)), "1111111"},
+		{"zstd window 128 MiB", bytesOf(frame(0, 0x88, 1, 0, 0)), "1111111"},
+		{"zstd window 2 TiB", bytesOf(frame(0, 0xFF), rle(10)), "1111111"},
+		{"zstd frames in frames", repeated(frame(0, 0x58, 1, 0, 0), 1<<19, func(int) []byte { return frame(0, 0x58, 0xF8, 0x7F, 0x02) }), "1111111"},
+	}
+}
+
+func foreignFiles() []hostileFile {
+	var files []hostileFile
+	add := func(name, want string, parts ...[]byte) {
+		files = append(files, hostileFile{name, bytesOf(parts...), want})
+	}
+	for _, n := range []uint32{0, 1, 4, 7, 8, 11, 12, math.MaxInt32, 1 << 31, math.MaxUint32, 16 << 20, 16<<20 + 4} {
+		add(fmt.Sprintf("block of %d bytes", n), "3333333", blockLength(format.BlockEPB, n))
+	}
+	add("interface of 2^32-4 bytes", "3333333", blockLength(format.BlockIDB, math.MaxUint32-3))
+	add("section of 16 MiB", "3333333", blockLength(format.BlockSHB, 16<<20))
+	p := packetOf(1, 16)
+	add("pcap caplen 1 GiB", "3333333", pcapOf(p, p), pcapRecord(someTime, 1<<30, p), pcapOf(p, p, p, p, p)[24:])
+	add("pcap caplen 2^32-1", "3333333", pcapOf(p, p), pcapRecord(someTime, math.MaxUint32, p), pcapOf(p, p, p, p, p)[24:])
+	lie := ngPacket(0, micros, p)
+	le.PutUint32(lie[20:], 1<<30)
+	add("EPB caplen 1 GiB", "3333333", ngHead(), ngPacket(0, micros, p), lie, ngPacket(0, micros, p))
+	for _, r := range []byte{64, 0x80 | 63, 0x80 | 127, 127, 255} {
+		add(fmt.Sprintf("tsresol %d", r), "3333333", ngHead(ngOption(9, []byte{r})), ngPacket(0, micros, p), ngPacket(0, math.MaxUint64, p))
+	}
+	add("tsoffset 2^63-1", "3333333", ngHead(ngOption(14, le.AppendUint64(nil, math.MaxInt64))), ngPacket(0, micros, p))
+	add("options of 0 bytes", "0000000", ngHead(bytes.Repeat(ngOption(2, nil), 1<<16)), ngPacket(0, micros, p, bytes.Repeat(ngOption(1, nil), 1<<16)))
+	add("option behind its block", "3333333", ngHead(), ngPacket(0, micros, p), ngPacket(0, micros, p, []byte{1, 0, 0xFF, 0xFF}), ngPacket(0, micros, p))
+	add("interface option too long", "3333333", ngHead([]byte{2, 0, 0xFF, 0xFF}), ngPacket(0, micros, p))
+	names := bytes.Join([][]byte{{1, 0, 12, 0, 10, 0, 0, 1}, []byte("\x1b[2J\x1b]0;\x00"), {0}}, nil)
+	add("names with escapes", "0000000", format.AppendSHB(nil, format.Section{Hardware: nasty, OS: nasty, Application: nasty}),
+		ngInterface(ngOption(2, []byte(nasty)), ngOption(3, []byte(nasty))), ngBlock(format.BlockNRB, names), ngPacket(0, micros, p, ngOption(1, []byte(nasty))))
+	long := bytes.Repeat([]byte("\x1b[31m"), 13000)
+	add("names of 64 kB", "0000000", format.AppendSHB(nil, format.Section{Hardware: string(long), OS: string(long), Application: string(long)}),
+		ngInterface(ngOption(2, long), ngOption(3, long)), ngPacket(0, micros, p, ngOption(1, long)))
+	add("times backwards", "0000000", pcapHead(), pcapRecord(someTime, uint32(len(p)), p), pcapRecord(someTime-9, uint32(len(p)), p), pcapRecord(someTime-99, uint32(len(p)), p))
+	add("pcap of 2106", "0000000", pcapHead(), pcapRecord(math.MaxUint32, uint32(len(p)), p), pcapRecord(math.MaxUint32, uint32(len(p)), p))
+	add("time behind 2106", "0000100", ngHead(), ngPacket(0, (math.MaxUint32+1)*1_000_000, p))
+	add("time 2^63", "3333333", ngHead(ngOption(9, []byte{9})), ngPacket(0, 1<<63, p))
+	add("time 2^64-1", "3333333", ngHead(), ngPacket(0, math.MaxUint64, p), ngPacket(0, micros, p))
+	add("two pcaps", "3333333", pcapOf(p, p), pcapOf(p, p))
+	add("two pcapngs", "0000000", ngHead(), ngPacket(0, micros, p), ngHead(), ngPacket(0, micros, p))
+	add("pcap, then pcapng", "3333333", pcapOf(p, p), ngHead(), ngPacket(0, micros, p))
+	add("pcapng, then pcap", "3333333", ngHead(), ngPacket(0, micros, p), pcapOf(p, p))
+	later := pcapOf(p)
+	later[4] = 3
+	add("pcap version 3", "1111111", later)
+	section := ngSection()
+	section[12] = 2
+	add("pcapng version 2", "1111111", section, ngPacket(0, micros, p))
+	add("bzip2", "1111111", []byte("BZh91AY&SY............"))
+	add("xz", "1111111", []byte("\xFD7zXZ\x00............"))
+	add("nothing", "1111111")
+	add("three bytes", "1111111", []byte{0xD4, 0xC3, 0xB2})
+	return files
+}
+
+// nasty is what no terminal may be given.
+const nasty = "eth0\x1b[2J\x1b]0;owned\x07\n\r\x00\x7f\u009b31m\u202e\u2066\u200f\u2028end"
+
+func floods() []hostileFile {
+	p := packetOf(1, 16)
+	fragment := func(id, offset, size int, more bool) []byte {
+		f := packetOf(1, size)
+		ip := f[14:]
+		binary.BigEndian.PutUint16(ip[4:], uint16(id))
+		ip[12], ip[13] = byte(id>>24), byte(id>>16)
+		binary.BigEndian.PutUint16(ip[6:], uint16(offset/8))
+		if more {
+			ip[6] |= 0x20
+		}
+		return f
+	}
+	record := func(f []byte) []byte { return pcapRecord(someTime, uint32(len(f)), f) }
+	long := bytes.Repeat([]byte("n"), 65000)
+	return []hostileFile{
+		{"interfaces", zst(repeated(ngSection(), 2*flood, func(int) []byte { return ngInterface() })), "3333333"},
+		{"interfaces, used", zst(repeated(ngSection(), flood/8, func(i int) []byte {
+			return append(ngInterface(ngOption(2, fmt.Appendf(nil, "<%d>", i))), ngPacket(uint32(i), micros, p)...)
+		})), "3333333"},
+		{"interfaces, long names", zst(repeated(ngSection(), 1000, func(int) []byte { return ngInterface(ngOption(2, long), ngOption(3, long)) })), "0000000"},
+		{"sections", zst(repeated(ngSection(), 2*flood, func(int) []byte { return ngSection() })), "0000000"},
+		{"sections with interfaces", zst(repeated(ngSection(), flood/4, func(int) []byte { return ngHead() })), "3333333"},
+		{"streams", zst(repeated(pcapHead(), flood, func(i int) []byte { return record(packetOf(i, 0)) })), "0000000"},
+		{"packets of 0 bytes", zst(repeated(pcapHead(), 2*flood, func(int) []byte { return record(nil) })), "0000000"},
+		{"fragments", zst(repeated(pcapHead(), flood, func(i int) []byte { return record(fragment(i, 0, 1400, true)) })), "0000000"},
+		{"fragments of 8 bytes", zst(repeated(pcapHead(), flood, func(i int) []byte { return record(fragment(i>>8, 8*(i&0xFF)*3, 0, true)) })), "0000000"},
+		{"fragments that overlap", zst(repeated(pcapHead(), flood/4, func(i int) []byte { return record(fragment(i>>1, 8*(i&1), 100-92%16, true)) })), "0000000"},
+		{"statistics", zst(repeated(ngHead(), flood, func(i int) []byte { return format.AppendISB(nil, format.InterfaceStats{Dropped: uint64(i)}) })), "0000000"},
+		{"damage", zst(repeated(ngHead(), flood/100, func(i int) []byte {
+			return append(append(ngPacket(0, micros, p), bytes.Repeat([]byte{0xFF}, 8)...), ngPacket(0, micros, p)...)
+		})), "3333333"},
+	}
+}
+
+// nativeFile makes castdeck's own files, true or not.
+type nativeFile struct {
+	b      []byte
+	enc    *format.Encoder
+	c      format.Compression
+	index  format.Index
+	footer format.Footer
+	number uint32
+}
+
+var someRecording = format.UUID{1, 2, 3, 4}
+
+func newNative(c format.Compression, info format.SegmentInfo, interfaces ...format.Interface) *nativeFile {
+	enc, err := format.NewEncoder(c)
+	if err != nil {
+		panic(err)
+	}
+	info.Recording = someRecording
+	n := &nativeFile{enc: enc, c: c}
+	n.index.Recording, n.index.Interfaces = someRecording, interfaces
+	n.footer.Recording = someRecording
+	raw := ngSection()
+	for _, i := range interfaces {
+		raw = format.AppendIDB(raw, i)
+	}
+	return n.frame(format.AppendSegmentBlock(raw, &info))
+}
+
+func (n *nativeFile) frame(raw []byte) *nativeFile {
+	b, err := n.enc.AppendFrame(n.b, raw)
+	if err != nil {
+		panic(err)
+	}
+	n.b = b
+	return n
+}
+
+// chunk adds a chunk of these blocks; lie changes its header.
+func (n *nativeFile) chunk(lie func(*format.ChunkHeader), datagrams int, blocks ...[]byte) *nativeFile {
+	raw := format.BeginChunk(nil)
+	for _, b := range blocks {
+		raw = append(raw, b...)
+	}
+	h := format.ChunkHeader{Recording: someRecording, Number: n.number, Packets: uint32(datagrams), Datagrams: uint32(datagrams), First: someTime * 1e9, Last: someTime * 1e9}
+	if lie != nil {
+		lie(&h)
+	}
+	format.FinishChunk(raw, &h)
+	at := int64(len(n.b))
+	n.frame(raw)
+	n.index.Chunks = append(n.index.Chunks, format.ChunkEntry{
+		Offset: at, Size: uint32(int64(len(n.b)) - at), Raw: uint32(len(raw)), First: h.First, Last: h.Last,
+		Packets: h.Packets, Datagrams: h.Datagrams, Bytes: h.Bytes, Dropped: h.Dropped,
+	})
+	n.number++
+	n.footer.Chunks++
+	n.footer.Datagrams += uint64(h.Datagrams)
+	n.footer.Bytes += h.Bytes
+	return n
+}
+
+// seal adds index and footer; the functions change what they say.
+func (n *nativeFile) seal(lieIndex func(*format.Index), lieBlock func([]byte) []byte, lieFooter func(*format.Footer)) []byte {
+	if lieIndex != nil {
+		lieIndex(&n.index)
+	}
+	at, raw := len(n.b), 0
+	_ = n.index.Blocks(func(b []byte) error {
+		if lieBlock != nil {
+			b = lieBlock(bytes.Clone(b))
+		}
+		raw += len(b)
+		n.frame(b)
+		return nil
+	})
+	n.footer.IndexOffset, n.footer.IndexSize, n.footer.IndexRaw = int64(at), uint32(len(n.b)-at), uint32(raw)
+	if lieFooter != nil {
+		lieFooter(&n.footer)
+	}
+	b, err := n.enc.AppendStored(n.b, format.AppendFooter(nil, &n.footer))
+	if err != nil {
+		panic(err)
+	}
+	return b
+}
+
+func nativeFiles() []hostileFile {
+	var files []hostileFile
+	add := func(name, want string, fill func() []byte) {
+		files = append(files, hostileFile{name, func(w io.Writer) error { _, err := w.Write(fill()); return err }, want})
+	}
+	eth := format.Interface{Name: "eth0", LinkType: 1}
+	packet := ngPacket(0, someTime*1e9, packetOf(1, 16))
+	fresh := func() *nativeFile {
+		return newNative(format.Zstd, format.SegmentInfo{}, eth).chunk(func(h *format.ChunkHeader) { h.Bytes = 16 }, 1, packet)
+	}
+	add("native: sound", "0000000", func() []byte { return fresh().seal(nil, nil, nil) })
+	add("native: escapes", "0000000", func() []byte {
+		i := format.Interface{Name: nasty, Description: nasty, LinkType: 1}
+		return newNative(format.Zstd, format.SegmentInfo{Host: nasty, Clock: nasty, Subscriptions: []string{nasty, nasty}}, i).
+			chunk(func(h *format.ChunkHeader) { h.Bytes = 16 }, 1, packet).seal(nil, nil, nil)
+	})
+	add("native: opening bomb", "1111111", func() []byte {
+		b := append([]byte{0x28, 0xB5, 0x2F, 0xFD, 0, 0x58}, bytes.Repeat([]byte{0x02, 0x00, 0x10, 0}, 1<<15)...)
+		b[len(b)-4] |= 1
+		return append(b, fresh().b...)
+	})
+	add("native: chunk bomb", "3333333", func() []byte {
+		n := fresh()
+		b := append([]byte{0x28, 0xB5, 0x2F, 0xFD, 0, 0x58}, bytes.Repeat([]byte{0x02, 0x00, 0x10, 0}, 1<<15)...)
+		b[len(b)-4] |= 1
+		n.b = append(n.b, b...)
+		return n.chunk(func(h *format.ChunkHeader) { h.Bytes = 16 }, 1, packet).seal(nil, nil, nil)
+	})
+	tiny := ngPacket(0, someTime*1e9, nil)
+	add("native: chunks of tiny packets", "0000000", func() []byte {
+		n := newNative(format.Zstd, format.SegmentInfo{}, eth)
+		count := (format.MaxFrameRaw - 1000) / len(tiny)
+		all := bytes.Repeat(tiny, count)
+		for range 6 {
+			n.chunk(func(h *format.ChunkHeader) { h.Datagrams = 0 }, count, all)
+		}
+		return n.seal(nil, nil, func(f *format.Footer) { f.NotUDP = uint32(6 * count) })
+	})
+	add("native: subscriptions", "0000000", func() []byte {
+		return newNative(format.Zstd, format.SegmentInfo{Subscriptions: make([]string, 4_000_000)}, eth).
+			chunk(func(h *format.ChunkHeader) { h.Bytes = 16 }, 1, packet).seal(nil, nil, nil)
+	})
+	add("native: interface 65535", "0000000", func() []byte {
+		return newNative(format.Zstd, format.SegmentInfo{}, eth).
+			chunk(func(h *format.ChunkHeader) { h.Bytes = 16 }, 1, ngPacket(65535, someTime*1e9, packetOf(1, 16))).b
+	})
+	add("native: interfaces", "0000000", func() []byte {
+		n := newNative(format.Zstd, format.SegmentInfo{}, eth)
+		var all []format.Interface
+		for range 2000 {
+			all = append(all, format.Interface{Name: strings.Repeat("n", 65000), Description: strings.Repeat("d", 65000), LinkType: 1})
+		}
+		return n.chunk(func(h *format.ChunkHeader) { h.Bytes = 16 }, 1, packet).seal(func(x *format.Index) { x.Interfaces = all }, nil, nil)
+	})
+	add("native: chunk counts", "3333333", func() []byte {
+		return newNative(format.Zstd, format.SegmentInfo{}, eth).chunk(func(h *format.ChunkHeader) {
+			h.Packets, h.Datagrams, h.Bytes, h.Dropped = math.MaxUint32, math.MaxUint32, math.MaxUint64, math.MaxUint64
+		}, 1, packet).seal(nil, nil, nil)
+	})
+	add("native: chunks of nothing", "0000000", func() []byte {
+		n := newNative(format.Zstd, format.SegmentInfo{}, eth)
+		for range flood / 2 {
+			n.chunk(func(h *format.ChunkHeader) { h.First, h.Last = 0, 0 }, 0)
+		}
+		return n.b
+	})
+	add("native: index of 2^32-1", "3333333", func() []byte {
+		return fresh().seal(nil, func(b []byte) []byte { return reseal(b, func(body []byte) { le.PutUint32(body[44:], math.MaxUint32) }) }, nil)
+	})
+	add("native: index of nothing", "3333333", func() []byte {
+		n := fresh()
+		return n.seal(func(x *format.Index) { x.Chunks = make([]format.ChunkEntry, flood) }, nil, func(f *format.Footer) { f.Chunks = flood })
+	})
+	for name, lie := range map[string]func(*format.Footer){
+		"outside":   func(f *format.Footer) { f.IndexOffset = 1 << 40 },
+		"at itself": func(f *format.Footer) { f.IndexOffset, f.IndexSize = f.IndexOffset+int64(f.IndexSize), 0 },
+		"at 2^63":   func(f *format.Footer) { f.IndexOffset = math.MinInt64 },
+		"size 2^32": func(f *format.Footer) { f.IndexSize = math.MaxUint32 },
+		"datagrams": func(f *format.Footer) {
+			f.Datagrams, f.Bytes, f.Dropped = math.MaxUint64, math.MaxUint64, math.MaxUint64
+		},
+		"2^32 chunk": func(f *format.Footer) { f.Chunks = math.MaxUint32 },
+	} {
+		add("native: footer "+name, "3333333", func() []byte { return fresh().seal(nil, nil, lie) })
+	}
+	add("native: version 2", "1111111", func() []byte {
+		raw := format.AppendSegmentBlock(ngSection(), &format.SegmentInfo{Recording: someRecording})
+		le.PutUint16(raw[len(ngSection())+16:], 2)
+		return raw
+	})
+	add("native: unknown flags", "0000000", func() []byte {
+		return newNative(format.Zstd, format.SegmentInfo{}, eth).chunk(func(h *format.ChunkHeader) { h.Bytes = 16 }, 1,
+			ngPacket(0, someTime*1e9, packetOf(1, 16), ngOption(0x8CD1, []byte{0, 0, 0xFF, 0xFF}))).seal(nil, nil, nil)
+	})
+	add("native: two", "3000030", func() []byte {
+		one := fresh().seal(nil, nil, nil)
+		return append(bytes.Clone(one), one...)
+	})
+	add("native: streams", "0000000", func() []byte {
+		n := newNative(format.Zstd, format.SegmentInfo{}, eth)
+		for k := range 10 {
+			var raw []byte
+			for i := range flood / 10 {
+				raw = append(raw, ngPacket(0, someTime*1e9, packetOf(k*flood/10+i, 0))...)
+			}
+			n.chunk(nil, flood/10, raw)
+		}
+		return n.b
+	})
+	return files
+}
+
+// reseal changes the body of one of castdeck's blocks and gives it a right checksum.
+func reseal(b []byte, change func(body []byte)) []byte {
+	body := b[8 : len(b)-4]
+	change(body)
+	le.PutUint32(body[12:], 0)
+	le.PutUint32(body[12:], crc32.Checksum(body, crc32.MakeTable(crc32.Castagnoli)))
+	return b
+}
+
+var _ = syscall.Mkfifo
+var _ segment.Options
