@@ -164,6 +164,9 @@ func StoredSize(c Compression, n int) int {
 const (
 	zstdMagic = 0xFD2FB528
 	zstdBlock = 128 << 10
+	// zstdBlocks is the most blocks of a frame, far more than MaxFrameRaw needs: blocks
+	// can be empty, and a search looks at frames in frames.
+	zstdBlocks = 1024
 )
 
 func appendStoredZstd(dst, raw []byte) []byte {
@@ -313,7 +316,7 @@ func zstdLength(b []byte) (int, error) {
 	case fcs > 0:
 		at += 1 << fcs
 	}
-	for {
+	for range zstdBlocks {
 		if len(b) < at+3 {
 			return at + 3, ErrShort
 		}
@@ -326,18 +329,21 @@ func zstdLength(b []byte) (int, error) {
 		case 3:
 			return 0, fmt.Errorf("zstd block of a reserved type")
 		}
+		if size > zstdBlock {
+			return 0, fmt.Errorf("zstd block of %d bytes", size)
+		}
 		at += size
 		if at > MaxFrameRaw+zstdBlock {
 			return at, nil // FrameLength refuses it
 		}
 		if head&1 != 0 {
-			break
+			if desc&4 != 0 {
+				at += 4
+			}
+			return at, nil
 		}
 	}
-	if desc&4 != 0 {
-		at += 4
-	}
-	return at, nil
+	return 0, fmt.Errorf("zstd frame of more than %d blocks", zstdBlocks)
 }
 
 func gzipLength(b []byte) (int, error) {

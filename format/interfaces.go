@@ -1,6 +1,36 @@
 package format
 
-import "fmt"
+import (
+	"fmt"
+	"strings"
+)
+
+// Limits of what a reader keeps of the names in a file.
+const (
+	maxName        = 256     // bytes of Interface.Name
+	maxDescription = 1024    // bytes of Interface.Description
+	maxTexts       = 2 << 20 // bytes of all of a file
+)
+
+// InterfaceTexts bounds the memory for names and descriptions of the interfaces of
+// one file, which can be 64 KiB each. The zero value has kept none.
+type InterfaceTexts struct{ kept int }
+
+// Keep cuts i's name to 256 bytes and its description to 1,024, makes them
+// independent of the memory that they were read from, and leaves them out where those
+// before took more than 2 MiB together.
+func (t *InterfaceTexts) Keep(i *Interface) {
+	i.Name, i.Description = t.keep(i.Name, maxName), t.keep(i.Description, maxDescription)
+}
+
+func (t *InterfaceTexts) keep(text string, limit int) string {
+	text = cutText(text, limit)
+	if t.kept+len(text) > maxTexts {
+		return ""
+	}
+	t.kept += len(text)
+	return strings.Clone(text)
+}
 
 // InterfaceTable gathers the interfaces of several sources into one list. The zero
 // value is an empty table. It is not safe for concurrent use.

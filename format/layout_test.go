@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -271,7 +272,7 @@ func indexBlocks(x *Index) (out [][]byte) {
 }
 
 func TestIndexRoundTrip(t *testing.T) {
-	for _, n := range [][3]int{{0, 0, 0}, {1, 0, 0}, {0, 0, 1}, {1, 1, 1}, {100_000, 20_000, 3000}, {400_000, 1, 1}} {
+	for _, n := range [][3]int{{0, 0, 0}, {1, 0, 0}, {0, 0, 1}, {1, 1, 1}, {100_000, 20_000, 3000}, {MaxIndexChunks, 1, 1}} {
 		x := testIndex(n[0], n[1], n[2])
 		x.StreamsCut = n[0] == 1
 		back := &Index{}
@@ -293,10 +294,64 @@ func TestIndexRoundTrip(t *testing.T) {
 		if !back.Complete() || back.AddBlock(blocks[0]) == nil {
 			t.Errorf("%v: not complete after %d blocks, or takes more", n, len(blocks))
 		}
-		back.parts, back.complete = 0, false
+		back.parts, back.complete, back.texts = 0, false, InterfaceTexts{}
 		if !reflect.DeepEqual(back, x) {
 			t.Errorf("%v: reads back otherwise", n)
 		}
+	}
+}
+
+// TestIndexIsBounded: what an index may cost, whatever it holds.
+func TestIndexIsBounded(t *testing.T) {
+	x := &Index{}
+	var err error
+	for _, b := range indexBlocks(testIndex(MaxIndexChunks+1, 0, 0)) {
+		if err = x.AddBlock(b); err != nil {
+			break
+		}
+	}
+	if err == nil || len(x.Chunks) > MaxIndexChunks {
+		t.Errorf("%d chunks, %v", len(x.Chunks), err)
+	}
+	long := &Index{}
+	for range 4000 {
+		long.Interfaces = append(long.Interfaces, Interface{Name: strings.Repeat("n", 4000), Description: strings.Repeat("d", 4000)})
+	}
+	x, kept := &Index{}, 0
+	for _, b := range indexBlocks(long) {
+		if err := x.AddBlock(b); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, i := range x.Interfaces {
+		kept += len(i.Name) + len(i.Description)
+	}
+	if len(x.Interfaces) != 4000 || kept > maxTexts || kept < maxTexts/2 {
+		t.Errorf("%d bytes of names kept of %d interfaces", kept, len(x.Interfaces))
+	}
+	_, body, _, _, err := NextBlock(AppendSegmentBlock(nil, &SegmentInfo{Host: strings.Repeat("h", 60000), Subscriptions: make([]string, 2*maxSubscriptions)}), false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := ParseSegmentBlock(body)
+	if s == nil || len(s.Host) != maxSegmentText || len(s.Subscriptions) != maxSubscriptions {
+		t.Errorf("segment block: %v", err)
+	}
+	chunk := BeginChunk(nil)
+	FinishChunk(chunk, &ChunkHeader{Packets: MaxChunkPackets + 1})
+	if _, err := CheckChunk(chunk); err == nil {
+		t.Error("a chunk of too many packets was taken")
+	}
+}
+
+// TestZstdBlocksAreBounded: a search looks at every frame that could begin somewhere.
+func TestZstdBlocksAreBounded(t *testing.T) {
+	frame := []byte{0x28, 0xB5, 0x2F, 0xFD, 0, 0x58}
+	if n, err := FrameLength(Zstd, append(slices.Clone(frame), make([]byte, 1<<20)...)); err == nil || errors.Is(err, ErrShort) {
+		t.Errorf("empty blocks: %d, %v", n, err)
+	}
+	if n, err := FrameLength(Zstd, append(slices.Clone(frame), 0x08, 0, 0x10)); err == nil || errors.Is(err, ErrShort) {
+		t.Errorf("a block of more than 128 KiB: %d, %v", n, err)
 	}
 }
 

@@ -55,7 +55,16 @@ const (
 	streamEntrySize = 72
 
 	// MaxFrameRaw is the most bytes that one frame of a recording decodes to.
-	MaxFrameRaw = 16 << 20
+	MaxFrameRaw = 8 << 20
+	// MaxChunkPackets is the most packets of one chunk: in memory a packet of no bytes
+	// takes five times what it takes in the chunk.
+	MaxChunkPackets = 1 << 15
+	// MaxIndexChunks is the most chunks of an index that is used: a reader holds them
+	// all. A file of more is read through, as one that is not sealed.
+	MaxIndexChunks = 1 << 17
+	// maxSubscriptions and maxSegmentText bound what a segment block is believed.
+	maxSubscriptions = 1 << 12
+	maxSegmentText   = 1 << 10 // bytes of each text
 	// maxIndexPart bounds one index block, far below what other readers refuse.
 	maxIndexPart = 1 << 20
 )
@@ -182,7 +191,8 @@ type SegmentInfo struct {
 	// Host that recorded, and Clock that stamped the datagrams, such as
 	// "kernel software timestamp, CLOCK_REALTIME".
 	Host, Clock string
-	// Subscriptions as they were asked for; empty for a converted capture.
+	// Subscriptions as they were asked for; empty for a converted capture. Of a file
+	// the first 4,096 are read, and of each text the first 1,024 bytes.
 	Subscriptions []string
 }
 
@@ -225,11 +235,13 @@ func ParseSegmentBlock(body []byte) (*SegmentInfo, error) {
 	err = eachOption(body[segmentFixed:], false, func(code uint16, v []byte) error {
 		switch code {
 		case optSegHost:
-			s.Host = cString(v)
+			s.Host = cutText(cString(v), maxSegmentText)
 		case optSegClock:
-			s.Clock = cString(v)
+			s.Clock = cutText(cString(v), maxSegmentText)
 		case optSegSubscription:
-			s.Subscriptions = append(s.Subscriptions, cString(v))
+			if len(s.Subscriptions) < maxSubscriptions {
+				s.Subscriptions = append(s.Subscriptions, cutText(cString(v), maxSegmentText))
+			}
 		}
 		return nil
 	})
@@ -316,6 +328,9 @@ func ParseChunkHeader(b []byte) (c ChunkHeader, err error) {
 	if c.Length > MaxFrameRaw-ChunkHeaderSize {
 		return c, fmt.Errorf("chunk states a length of %d bytes", c.Length)
 	}
+	if c.Packets > MaxChunkPackets {
+		return c, fmt.Errorf("chunk states %d packets, limit %d", c.Packets, MaxChunkPackets)
+	}
 	return c, nil
 }
 
@@ -363,6 +378,7 @@ type Index struct {
 	Events     []Event
 	EventCount uint32
 
+	texts    InterfaceTexts
 	parts    uint32 // blocks added
 	complete bool
 }
@@ -519,6 +535,9 @@ func (x *Index) addEntries(kind uint32, n int, e []byte) error {
 	}
 	u64 := binary.LittleEndian.Uint64
 	u32 := binary.LittleEndian.Uint32
+	if kind == indexChunks && n > MaxIndexChunks-len(x.Chunks) {
+		return fmt.Errorf("index of more than %d chunks", MaxIndexChunks)
+	}
 	for range n {
 		switch kind {
 		case indexChunks:
@@ -552,6 +571,7 @@ func (x *Index) addEntries(kind uint32, n int, e []byte) error {
 			if len(x.Interfaces) >= MaxInterfaces {
 				return fmt.Errorf("index of more than %d interfaces", MaxInterfaces)
 			}
+			x.texts.Keep(&i)
 			x.Interfaces = append(x.Interfaces, i)
 			e = rest
 		case indexEvents:

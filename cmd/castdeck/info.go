@@ -1,7 +1,6 @@
 package main
 
 import (
-	"encoding/json"
 	"fmt"
 	"io"
 	"net/netip"
@@ -143,7 +142,7 @@ func infoOf(w io.Writer, in *input, asJSON bool) error {
 		return err
 	}
 	if asJSON {
-		err = json.NewEncoder(w).Encode(toInfoJSON(in, s))
+		err = printJSON(w, toInfoJSON(in, s))
 	} else {
 		err = printInfo(w, in, s)
 	}
@@ -268,6 +267,10 @@ func lostLine(t *format.Tally) string {
 	return line
 }
 
+// tableRows is how many rows of a table are put in columns together: all of them are in
+// memory for that.
+const tableRows = 4096
+
 func printStreams(w io.Writer, s *summary) error {
 	if len(s.streams) == 0 {
 		return nil
@@ -275,7 +278,12 @@ func printStreams(w io.Writer, s *summary) error {
 	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
 	fmt.Fprintln(tw, "  SOURCE\tGROUP\tINTERFACE\tDATAGRAMS\tPAYLOAD\tRATE\tFROM\tFOR\t")
 	names := s.interfaces
-	for _, st := range s.streams {
+	for i, st := range s.streams {
+		if i%tableRows == tableRows-1 {
+			if err := tw.Flush(); err != nil {
+				return err
+			}
+		}
 		d := time.Duration(st.Last - st.First)
 		fmt.Fprintf(tw, "  %s\t%s\t%s\t%s\t%s\t%s\t+%.3fs\t%.3fs\t\n", st.Src, st.Dst, interfaceName(names, st.Interface),
 			count(st.Datagrams), size(st.Bytes), rate(st.Datagrams, d),

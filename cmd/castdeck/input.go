@@ -495,7 +495,7 @@ func (in *input) summarizeOne(quick bool) (*summary, error) {
 		return nil, err
 	}
 	return &summary{
-		tally: &s.Tally, chunks: len(s.Index.Chunks), DamageLog: s.DamageLog,
+		tally: &s.Tally, chunks: s.Chunks, DamageLog: s.DamageLog,
 		problems: problems, sealed: in.seg.Sealed(), streams: s.Index.Streams, events: s.Index.Events,
 	}, nil
 }

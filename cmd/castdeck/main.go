@@ -3,15 +3,22 @@
 package main
 
 import (
+	"bufio"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 	"os/signal"
 	"runtime"
+	"runtime/debug"
+	"slices"
 	"strings"
 	"syscall"
+	"unicode"
+	"unicode/utf16"
+	"unicode/utf8"
 
 	"github.com/spf13/cobra"
 
@@ -50,13 +57,47 @@ func usagef(format string, args ...any) error {
 // lossy ends a command that did its work on data that were not whole.
 var lossy = &exitError{code: exitLossy}
 
-func main() {
+func main() { os.Exit(process(os.Args[1:])) }
+
+// process is the program as a process of its own.
+func process(args []string) int {
 	// The receiving and the sending thread sleep by system call, and on waking need a
 	// processor of Go's scheduler at once. With one for each CPU they would wait for
 	// compression or the collector to yield theirs, for up to 10 ms.
 	runtime.GOMAXPROCS(runtime.NumCPU() + 2)
 	ignoreFatalSignals()
-	os.Exit(run(context.Background(), os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
+	boundMemory(args)
+	return run(context.Background(), args, os.Stdin, os.Stdout, os.Stderr)
+}
+
+// memoryLimit is what the commands that read files hold themselves to: above it the
+// collector works harder instead of letting garbage double the memory. Readers hold
+// less than this of any file.
+const memoryLimit = 40 << 20
+
+func limitMemory() {
+	debug.SetMemoryLimit(memoryLimit)
+	debug.SetGCPercent(50) // there is hardly any garbage, so this costs nothing that can be measured
+}
+
+// boundMemory applies to the commands that read files and have no deadlines to meet.
+// What GOMEMLIMIT says goes before it.
+func boundMemory(args []string) {
+	if os.Getenv("GOMEMLIMIT") != "" {
+		return
+	}
+	cmd, rest, err := newRoot().Find(args)
+	if err != nil {
+		return
+	}
+	switch cmd.Name() {
+	case "info", "dump", "verify", "convert", "repair":
+		limitMemory()
+	case "replay":
+		if slices.Contains(rest, "--dry-run") {
+			limitMemory()
+		}
+	}
 }
 
 // orderlyEnd is a context that the first INT, TERM or HUP ends, for commands that
@@ -155,12 +196,43 @@ func argsN(least, most int, what string) cobra.PositionalArgs {
 }
 
 // oneLine makes a message safe for a terminal: names from files and networks can
-// hold line ends and escape sequences.
+// hold line ends, escape sequences, and characters that turn the direction of text.
 func oneLine(s string) string {
 	return strings.Map(func(r rune) rune {
-		if r < 0x20 || r >= 0x7F && r < 0xA0 {
-			return '?'
+		if unicode.IsPrint(r) {
+			return r
 		}
-		return r
+		return '?'
 	}, strings.ReplaceAll(strings.TrimSpace(s), "\n", "; "))
+}
+
+// printJSON prints v as one line of JSON. What oneLine would take out is escaped, so
+// that a terminal is safe and nothing is lost.
+func printJSON(w io.Writer, v any) error {
+	b, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+	out := bufio.NewWriterSize(w, 64<<10)
+	for len(b) > 0 {
+		n := 0 // of plain ASCII, which nearly everything is
+		for n < len(b) && b[n] < 0x7F {
+			n++
+		}
+		out.Write(b[:n])
+		if b = b[n:]; len(b) == 0 {
+			break
+		}
+		r, size := utf8.DecodeRune(b)
+		if unicode.IsPrint(r) {
+			out.Write(b[:size])
+		} else {
+			for _, u := range utf16.AppendRune(nil, r) {
+				fmt.Fprintf(out, "\\u%04x", u)
+			}
+		}
+		b = b[size:]
+	}
+	out.WriteByte('\n')
+	return out.Flush() // tells what any write before it failed of
 }

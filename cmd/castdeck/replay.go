@@ -329,7 +329,12 @@ func (f *replayFlags) plan(streams []replayer.Stream, o replayer.Options) error 
 		fmt.Fprintln(tw, "SOURCE\tRECORDED FOR\tGOES TO\tDATAGRAMS\tPAYLOAD\tACTION")
 	}
 	refused := 0
-	for _, p := range planned {
+	for i, p := range planned {
+		if i%tableRows == tableRows-1 {
+			if err := tw.Flush(); err != nil {
+				return err
+			}
+		}
 		l := line{p.Src.String(), p.Dst.String(), p.To.String(), p.Datagrams, p.Bytes, "send", ""}
 		switch {
 		case !p.Selected:

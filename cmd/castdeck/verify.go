@@ -1,7 +1,6 @@
 package main
 
 import (
-	"encoding/json"
 	"fmt"
 	"io"
 
@@ -78,7 +77,7 @@ func verify(w io.Writer, path string, asJSON bool) error {
 		j.Lost = append(j.Lost, lostJSON{d.Path, d.Offset, d.Length, d.Datagrams, d.Counted, d.Since, d.Until, d.Reason})
 	}
 	if asJSON {
-		err = json.NewEncoder(w).Encode(j)
+		err = printJSON(w, j)
 	} else {
 		err = printVerify(w, in, s)
 	}

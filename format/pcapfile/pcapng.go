@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"math/bits"
-	"strings"
 
 	"castdeck/format"
 )
@@ -21,9 +20,6 @@ const (
 	// behind damage credible.
 	chainBlocks = 3
 	chainBytes  = chainBlocks * resyncBlock
-
-	maxName, maxDescription = 256, 1024
-	maxInterfaceText        = 8 << 20
 )
 
 // clock is an interface's clock and what was already said about it.
@@ -223,21 +219,9 @@ func (p *blocks) describe(body []byte) error {
 }
 
 func (s *interfaces) add(i format.Interface, c clock) {
-	i.Name, i.Description = s.keep(i.Name, maxName), s.keep(i.Description, maxDescription)
+	s.texts.Keep(&i)
 	s.list = append(s.list, i)
 	s.clocks = append(s.clocks, c)
-}
-
-// keep copies the start of a name, so that it does not hold a block's memory, as
-// long as the names together are within bounds.
-func (s *interfaces) keep(text string, limit int) string {
-	if len(text) > limit {
-		text = strings.ToValidUTF8(text[:limit], "")
-	}
-	if s.text += len(text); s.text > maxInterfaceText {
-		return ""
-	}
-	return strings.Clone(text)
 }
 
 // lookup finds an interface of the section in the whole file.

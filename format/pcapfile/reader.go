@@ -74,7 +74,7 @@ type Counts struct {
 //
 // Memory is bounded whatever the file: the window of at most 16 MiB (512 KiB for
 // what real tools write), the decompressor's window of at most 32 MiB, the
-// fragments, and the names of at most 65,536 interfaces (8 MiB).
+// fragments, and the names of at most 65,536 interfaces (2 MiB).
 type Reader struct {
 	src     *source
 	win     *window
@@ -119,7 +119,7 @@ type parser interface {
 type interfaces struct {
 	list   []format.Interface
 	clocks []clock
-	text   int // bytes of names kept
+	texts  format.InterfaceTexts
 }
 
 // Open opens the capture at path; see NewReader. The Reader owns the file until

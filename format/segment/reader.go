@@ -38,6 +38,8 @@ type Reader struct {
 
 	info       *format.SegmentInfo
 	interfaces []format.Interface
+	texts      format.InterfaceTexts
+	shown      bool   // Interfaces was called since the list was copied
 	known      bool   // interfaces are complete: descriptions in chunks are repeats
 	base       int    // index of the current section's interface 0
 	sections   int    // first frames seen
@@ -49,6 +51,7 @@ type Reader struct {
 	footer     *format.Footer
 	index      *format.Index        // nil until known
 	indexErr   error                // why the index of a sealed file is not used
+	taken      int                  // chunks read
 	chunks     *[]format.ChunkEntry // where Scan gathers what it reads, else nil
 	found      *format.Index        // where Scan gathers the index's blocks, else nil
 	salvaged   bool                 // by NewSalvage
@@ -222,6 +225,7 @@ func (r *Reader) opening(raw []byte) error {
 			if base+len(interfaces) >= format.MaxInterfaces {
 				return fmt.Errorf("more than %d interfaces", format.MaxInterfaces)
 			}
+			r.texts.Keep(&i)
 			interfaces = append(interfaces, i)
 		case format.BlockSegment:
 			info, err := format.ParseSegmentBlock(body)
@@ -265,6 +269,7 @@ func (r *Reader) Compression() format.Compression { return r.compression }
 // Interfaces known so far, of a sealed file all of them. The slice is the reader's; it
 // never changes, a later call may return another one.
 func (r *Reader) Interfaces() []format.Interface {
+	r.shown = true
 	n := len(r.interfaces)
 	return r.interfaces[:n:n]
 }
@@ -310,7 +315,7 @@ func (r *Reader) readFooter() {
 // adopt takes all interfaces from an index, so that reading can begin anywhere.
 func (r *Reader) adopt(x *format.Index) {
 	r.index = x
-	r.interfaces = slices.Clip(x.Interfaces)
+	r.interfaces = slices.Clip(x.Interfaces) // which is never appended to in place
 	r.known = true
 }
 
@@ -352,13 +357,18 @@ func (r *Reader) readIndex(f *format.Footer, footerAt int64) (*format.Index, err
 	case len(x.Interfaces) < len(r.interfaces):
 		return nil, fmt.Errorf("index of %d interfaces, the first frame describes %d", len(x.Interfaces), len(r.interfaces))
 	}
-	end := int64(0)
+	end, datagrams, bytes := int64(0), uint64(0), uint64(0)
 	for i := range x.Chunks {
 		c := &x.Chunks[i]
+		datagrams += uint64(c.Datagrams)
+		bytes += c.Bytes
 		if c.Offset < end || c.Offset > f.IndexOffset || c.Offset+int64(c.Size) > f.IndexOffset {
 			return nil, fmt.Errorf("index places chunk %d at byte %d", i, c.Offset)
 		}
 		end = c.Offset + int64(c.Size)
+	}
+	if datagrams != f.Datagrams || bytes != f.Bytes {
+		return nil, fmt.Errorf("index of %d datagrams, footer of %d", datagrams, f.Datagrams)
 	}
 	return x, nil
 }
@@ -441,7 +451,7 @@ func (r *Reader) take(b *format.Batch, frameLen int) error {
 	case format.BlockChunk:
 		return r.takeChunk(b, frameLen)
 	case format.BlockIndex:
-		if r.found != nil {
+		if r.found != nil && r.sections == 1 {
 			return r.found.AddBlock(b.Buf)
 		}
 		_, _, err := format.ParseIndexBlock(b.Buf)
@@ -492,7 +502,7 @@ func (r *Reader) takeChunk(b *format.Batch, frameLen int) error {
 	if err := r.parseChunk(b, b.Buf[format.ChunkHeaderSize:]); err != nil {
 		return err
 	}
-	if r.chunks != nil {
+	if r.taken++; r.chunks != nil && len(*r.chunks) < format.MaxIndexChunks {
 		*r.chunks = append(*r.chunks, format.ChunkEntry{
 			Offset: r.offset, Size: uint32(frameLen), Raw: uint32(len(b.Buf)), First: c.First, Last: c.Last,
 			Packets: c.Packets, Datagrams: c.Datagrams, Bytes: c.Bytes, Dropped: c.Dropped,
@@ -563,6 +573,9 @@ func (r *Reader) parseChunk(b *format.Batch, rest []byte) error {
 			if err != nil {
 				return err
 			}
+			if len(b.Datagrams) == format.MaxChunkPackets {
+				return fmt.Errorf("chunk of more than %d packets", format.MaxChunkPackets)
+			}
 			b.Datagrams = append(b.Datagrams, format.Datagram{})
 			r.decode(&b.Datagrams[len(b.Datagrams)-1], &e, uint16(ifc))
 		case format.BlockISB:
@@ -573,6 +586,9 @@ func (r *Reader) parseChunk(b *format.Batch, rest []byte) error {
 			ifc, err := r.interfaceAt(s.Interface)
 			if err != nil {
 				return err
+			}
+			if len(b.Stats) == format.MaxInterfaces {
+				return fmt.Errorf("chunk of more than %d statistics", format.MaxInterfaces)
 			}
 			s.Stats.Interface, s.Stats.Time = uint16(ifc), int64(s.Time)
 			b.Stats = append(b.Stats, s.Stats)
@@ -633,9 +649,10 @@ func (r *Reader) describe(n uint32, i format.Interface) error {
 	if err != nil || r.interfaces[at] != nameless || i == nameless {
 		return err
 	}
-	if at < had {
-		r.interfaces = slices.Clone(r.interfaces) // see Interfaces
+	if at < had && r.shown {
+		r.interfaces, r.shown = slices.Clone(r.interfaces), false // see Interfaces
 	}
+	r.texts.Keep(&i)
 	r.interfaces[at] = i
 	return nil
 }
@@ -787,7 +804,7 @@ func (r *Reader) Index() (*format.Index, error) {
 	if err != nil {
 		return nil, err
 	}
-	if s.Sections == 1 {
+	if s.Sections == 1 && s.Chunks == len(s.Index.Chunks) {
 		r.adopt(s.Index)
 	}
 	return s.Index, nil

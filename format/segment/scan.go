@@ -11,9 +11,11 @@ import (
 
 // Scan is what reading a whole segment found.
 type Scan struct {
-	// Index rebuilt from the chunks.
+	// Index rebuilt from the chunks: from the first format.MaxIndexChunks of them.
 	Index *format.Index
-	Tally format.Tally
+	// Chunks that were read.
+	Chunks int
+	Tally  format.Tally
 	// DamageLog is what is wrong with the frames. The datagrams of lost chunks are
 	// counted from the index, else from the totals of the interfaces behind them.
 	format.DamageLog
@@ -62,7 +64,8 @@ func (r *Reader) Scan() (*Scan, error) {
 			s.Index.Streams, s.Index.StreamsCut = s.Tally.Streams(), s.Tally.StreamsCut
 			s.Index.Interfaces = fresh.interfaces
 			s.Index.Events, s.Index.EventCount = s.Tally.LastEvents(), uint32(s.Tally.Events)
-			s.Sections, s.gaps, s.next = fresh.sections, fresh.gaps, fresh.next
+			s.Sections, s.Chunks = fresh.sections, fresh.taken
+			s.gaps, s.next = fresh.gaps, fresh.next
 			totals.end(len(fresh.interfaces))
 			switch x := s.Found; {
 			case fresh.index != nil:
@@ -165,7 +168,7 @@ func (r *Reader) Verify() (*Scan, []string, error) {
 		what         string
 		footer, data uint64
 	}{
-		{"chunks", uint64(f.Chunks), uint64(len(s.Index.Chunks))},
+		{"chunks", uint64(f.Chunks), uint64(s.Chunks)},
 		{"datagrams", f.Datagrams, s.Tally.Datagrams},
 		{"payload bytes", f.Bytes, s.Tally.Bytes},
 		{"packets not UDP", uint64(f.NotUDP), uint64(s.Tally.NotUDP32())},
@@ -189,7 +192,7 @@ func (r *Reader) Verify() (*Scan, []string, error) {
 				break
 			}
 		}
-		if !equalStreams(r.index.Streams, s.Index.Streams) {
+		if !sameStreams(r.index, s.Index) {
 			add("the index's table of streams does not agree with the datagrams")
 		}
 		if x := r.index; x.EventCount != s.Index.EventCount || !slices.Equal(x.Events, s.Index.Events) {
@@ -251,17 +254,17 @@ func (s *Scan) repacked() bool {
 			return false
 		}
 	}
-	return moved && equalStreams(s.Found.Streams, s.Index.Streams)
+	return moved && sameStreams(s.Found, s.Index)
 }
 
-func equalStreams(a, b []format.Stream) bool {
-	if len(a) != len(b) {
+// sameStreams compares the table of streams that a file has with the one that its
+// datagrams make. A table that says that it is not complete has the first ones.
+func sameStreams(file, data *format.Index) bool {
+	have := data.Streams
+	if file.StreamsCut {
+		have = have[:min(len(file.Streams), len(have))]
+	} else if data.StreamsCut {
 		return false
 	}
-	for i := range a {
-		if a[i] != b[i] {
-			return false
-		}
-	}
-	return true
+	return slices.Equal(file.Streams, have)
 }

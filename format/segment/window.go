@@ -29,14 +29,17 @@ func (w *window) peek(off int64, n int) ([]byte, error) {
 	if have := w.off + int64(len(w.buf)) - off; off >= w.off && have >= int64(n) {
 		return w.buf[off-w.off:], nil
 	}
-	keep := 0
+	keep, ahead := 0, 0
 	if end := w.off + int64(len(w.buf)); len(w.buf) > 0 && off >= w.off && off <= end {
 		keep = copy(w.buf, w.buf[off-w.off:])
 		w.step = min(2*w.step, windowStep)
+		// Whoever looks at nearly the same bytes again, a little further on each time,
+		// does not move them each time.
+		ahead = w.step
 	} else {
 		w.step = windowFirst
 	}
-	want := int(min(int64(max(n, w.step)), w.size-off))
+	want := int(min(int64(max(n+ahead, w.step)), w.size-off))
 	if cap(w.buf) < want {
 		grown := make([]byte, want)
 		copy(grown, w.buf[:keep])

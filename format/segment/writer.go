@@ -249,7 +249,7 @@ func (w *Writer) WriteBatch(b *format.Batch) error {
 	from := 0 // of the datagrams that the tally does not know yet
 	for i := range b.Datagrams {
 		w.add(&b.Datagrams[i])
-		if len(w.raw) < w.o.ChunkSize {
+		if len(w.raw) < w.o.ChunkSize && w.chunk.Packets < format.MaxChunkPackets {
 			continue
 		}
 		w.tally.Add(&format.Batch{Datagrams: b.Datagrams[from : i+1]})
