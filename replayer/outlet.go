@@ -58,6 +58,7 @@ type outlet struct {
 	speed    float64
 	position int64 // recorded time of the datagram that is next, or was last
 	free     int64 // moment from which the ceiling lets more out
+	left     int   // datagrams to go
 
 	begun            int64 // moment at which the first datagram was due
 	held, heldSince  int64 // ns paused, and since when; 0 where it is not
@@ -84,6 +85,10 @@ func newOutlet(s *sock.Sender, p *pacer, st *stats, c *control, r *ring, o *Opti
 	}
 	if o.Speed != 0 {
 		out.speed = o.Speed
+	}
+	out.left = math.MaxInt
+	if o.Count > 0 {
+		out.left = int(min(o.Count, math.MaxInt))
 	}
 	if out.after == 0 {
 		out.after = defaultLateAfter
@@ -188,7 +193,7 @@ func (o *outlet) seek(t int64) {
 // due time. For one that shared its call with others this is the time at which
 // the last of them left: never flattering.
 func (o *outlet) send(ctx context.Context, s *slot) {
-	for i := 0; i < len(s.entries) && s.seek == o.sought; {
+	for i := 0; i < len(s.entries) && s.seek == o.sought && o.left > 0; {
 		e := &s.entries[i]
 		o.position = e.time
 		if o.paused && o.steps == 0 {
@@ -222,6 +227,7 @@ func (o *outlet) send(ctx context.Context, s *slot) {
 		if sent > 0 {
 			o.account(s.entries[i:i+sent], after, stepping)
 			i += sent
+			o.left -= sent
 			if stepping {
 				o.steps -= sent
 			}
@@ -232,6 +238,7 @@ func (o *outlet) send(ctx context.Context, s *slot) {
 			}
 			o.fail(&s.entries[i], err)
 			i++
+			o.left--
 		}
 	}
 }
@@ -239,7 +246,7 @@ func (o *outlet) send(ctx context.Context, s *slot) {
 // together is the end of what goes out in one call with datagram i: what is due too,
 // from the same socket, as far as steps and the ceiling let it.
 func (o *outlet) together(s *slot, i int, now int64, stepping bool) int {
-	most := maxTogether
+	most := min(maxTogether, o.left)
 	if stepping {
 		most = min(most, o.steps)
 	}

@@ -50,6 +50,9 @@ type Options struct {
 	// together: one socket each, 1024 by default. Datagrams of further source ports
 	// leave from a port that the kernel chose; Report.PortsNotKept counts them.
 	MaxSockets int
+	// Count ends the replay after so many datagrams that were sent or refused by the
+	// kernel; 0 is no limit.
+	Count uint64
 	// Late says what to do about datagrams that are late by more than LateAfter (0 means
 	// 1 ms). By default they are sent as soon as can be, in order, until the replay has
 	// caught up. It has no meaning at full speed.
@@ -206,7 +209,7 @@ func (r *Replayer) Close() error {
 // Run sends what src yields until its end. The report is right whatever the
 // error: it tells what was done until then.
 //
-//   - nil: the source was read to its end. Report.Damaged, SendErrors and Skipped
+//   - nil: the source was read to its end, or to Options.Count. Report.Damaged, SendErrors and Skipped
 //     may still say that not all of it was sent.
 //   - ctx.Err(): ctx ended. The sender stops within 100 ms. Run returns when a
 //     ReadBatch that goes on returns too: where that can block, close the source
@@ -309,6 +312,9 @@ func (o *outlet) run(ctx context.Context, options *Options) error {
 		o.send(ctx, s)
 		if ctx.Err() != nil {
 			return ctx.Err()
+		}
+		if o.left == 0 {
+			return nil
 		}
 		o.ring.free <- s // never blocks: it has room for every slot
 	}

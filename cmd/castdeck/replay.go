@@ -24,8 +24,18 @@ type replayFlags struct {
 	pps      rateValue
 	bitrate  rateValue
 	speed    speedValue
+	limit    rateValue
 	maxGap   durationValue
 	interval durationValue
+	duration durationValue
+	loopGap  durationValue
+	after    durationValue
+	worst    durationValue
+	count    countValue
+	late     string
+	gso      string
+	at       string
+	hlog     string
 	mappings []string
 	span     timeSpan
 	loop     int
@@ -44,7 +54,12 @@ func replayCmd() *cobra.Command {
 	f := &replayFlags{
 		pps:      rateValue{units: ppsUnits, example: "50kpps", max: 1e9},
 		bitrate:  rateValue{units: bitUnits, example: "1Gbit", max: 1e12},
+		limit:    rateValue{units: bitUnits, example: "5Gbit", max: 1e12},
 		maxGap:   durationValue{min: time.Microsecond, max: forever},
+		duration: durationValue{min: time.Millisecond, max: forever},
+		loopGap:  durationValue{min: time.Microsecond, max: forever},
+		after:    durationValue{Duration: time.Millisecond, min: time.Microsecond, max: time.Hour},
+		worst:    durationValue{min: time.Microsecond, max: time.Hour},
 		interval: durationValue{Duration: time.Second, min: 10 * time.Millisecond, max: time.Hour},
 	}
 	cmd := &cobra.Command{
@@ -63,11 +78,14 @@ refused before the first datagram (exit code 4) unless --allow names them.
 recording are read as one, and several captures are merged by time. A replay reads
 its input twice, so it cannot come from stdin or a FIFO.
 
-The summary says how late datagrams left. Exit code 3 where some could not be
-sent, were not recorded whole, or could not be read.`,
+The summary says how late datagrams left. A replay that falls behind catches up
+unless --late says otherwise. Exit code 3 where some could not be sent, were not
+recorded whole, could not be read, or left later than --max-lateness.`,
 		Example: `  castdeck replay feed.pcapng.zst -i eth1 --dry-run
   castdeck replay feed.pcapng.zst -i eth1 --speed 2 --map 239.1.0.0/16=239.9.0.0/16
   castdeck replay line-a.pcap line-b.pcap -i eth1
+  castdeck replay feed.pcapng.zst -i eth1 --at 2026-11-22T15:30:00Z --realtime --max-lateness 1ms
+  castdeck replay feed.pcapng.zst -i eth1 --speed max --limit 2Gbit --loop 0 --duration 1h
   castdeck replay morning.pcap -i lo --loopback --speed max --only 239.1.1.1:5000`,
 		Args: argsN(1, -1, "one or more captures"),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -88,12 +106,23 @@ sent, were not recorded whole, or could not be read.`,
 	fl.StringArrayVar(&f.o.Only, "only", nil, "send only datagrams recorded for this `GROUP` (repeatable)")
 	fl.StringArrayVar(&f.o.Allow, "allow", nil, "let datagrams go to this `DESTINATION` although a guard is against it (repeatable)")
 	f.span.addFlags(cmd)
+	fl.Var(&f.duration, "duration", "stop after playing this long, such as 10m")
+	fl.Var(&f.count, "count", "stop after this many datagrams")
 	fl.IntVar(&f.loop, "loop", 1, "play it `N` times, the pace kept; 0 until interrupted")
+	fl.Var(&f.loopGap, "loop-gap", "pause between two rounds; default the mean time between datagrams")
+	fl.StringVar(&f.at, "at", "", "send the first datagram at this `TIME` of the wall clock: RFC 3339, seconds since 1970, or +10s from now")
+	fl.StringVar(&f.late, "late", "catch-up", "what to do when behind: `catch-up|shift|drop` (shift moves the schedule, drop leaves out)")
+	fl.Var(&f.after, "late-after", "lateness from which --late shift and drop act")
+	fl.Var(&f.limit, "limit", "never send more than this, headers included, such as 5Gbit")
+	fl.BoolVar(&f.o.Realtime, "realtime", false, "real-time priority and locked memory for the sending thread, where allowed")
+	fl.StringVar(&f.gso, "gso", "auto", "send equal datagrams that are due together as one run: `auto|off`")
 	fl.IntVar(&f.o.TTL, "ttl", 1, "time to live, 1 to 255; 1 does not pass a router")
 	fl.BoolVar(&f.o.Loopback, "loopback", false, "members on this host hear it too")
 	fl.BoolVar(&f.dryRun, "dry-run", false, "list every destination with counts, send nothing")
 	fl.Var(&f.interval, "interval", "how often to report progress")
-	fl.BoolVar(&f.json, "json", false, "print the summary as a JSON line")
+	fl.Var(&f.worst, "max-lateness", "exit code 3 where a datagram left later than this")
+	fl.StringVar(&f.hlog, "hlog", "", "write the histograms of lateness and interval error to this `FILE`, in HdrHistogram's log format")
+	fl.BoolVar(&f.json, "json", false, "print statistics, a line for each destination, and the summary as JSON lines")
 	return cmd
 }
 
@@ -184,6 +213,36 @@ func (f *replayFlags) options() (replayer.Options, error) {
 		return o, usagef("--ttl %d: 1 to 255", o.TTL)
 	}
 	o.Speed, o.Max, o.PPS, o.BitsPerSecond, o.MaxGap = f.speed.factor, f.speed.max, f.pps.value, f.bitrate.value, f.maxGap.Duration
+	o.Limit, o.Count, o.LateAfter = f.limit.value, uint64(f.count), f.after.Duration
+	var err error
+	if o.Late, err = replayer.ParseLatePolicy(f.late); err != nil {
+		return o, usagef("--late: %v", err)
+	}
+	switch f.gso {
+	case "auto":
+	case "off":
+		o.NoSegmentation = true
+	default:
+		return o, usagef("--gso %q: auto or off", f.gso)
+	}
+	if f.at != "" {
+		at, err := parseTime(f.at)
+		if err != nil {
+			return o, usagef("--at: %v", err)
+		}
+		if at.relative {
+			at.ns += time.Now().UnixNano()
+		}
+		if o.At = time.Unix(0, at.ns); time.Until(o.At) <= 0 {
+			return o, usagef("--at %s has passed", f.at)
+		}
+	}
+	if f.hlog != "" || f.json {
+		o.Histograms = 256
+	}
+	if o.Max && (f.worst.Duration > 0 || o.Late != replayer.CatchUp) {
+		return o, usagef("--speed max: everything is due at once, so there is no --max-lateness and no --late")
+	}
 	for _, p := range []struct {
 		flag     string
 		patterns []string
@@ -225,15 +284,26 @@ func (f *replayFlags) run(ctx context.Context, paths []string) error {
 		return err
 	}
 	defer r.Close()
-	src := &replayer.Repeat{Open: func(from int64) (format.BatchReader, error) { return f.open(paths, from) }, Rounds: f.loop}
+	src := &replayer.Repeat{Open: func(from int64) (format.BatchReader, error) { return f.open(paths, from) }, Rounds: f.loop, Pause: f.loopGap.Duration}
 	defer src.Close()
+	if f.duration.Duration > 0 {
+		var cancel context.CancelFunc
+		// Counted from the moment at which the first datagram is due.
+		ctx, cancel = context.WithTimeout(ctx, f.duration.Duration+max(time.Until(o.At), 0))
+		defer cancel()
+	}
 	stop := f.report(r)
 	rep, err := r.Run(ctx, src)
 	stop()
 	err = explainGuard(err)
 	interrupted := errors.Is(err, context.Canceled)
-	if interrupted {
+	if interrupted || errors.Is(err, context.DeadlineExceeded) {
 		err = nil
+	}
+	if f.hlog != "" {
+		if herr := writeHistograms(f.hlog, rep); err == nil {
+			err = herr
+		}
 	}
 	if serr := f.summary(f.name, rep, f.sealed, interrupted); err == nil {
 		err = serr
@@ -241,10 +311,19 @@ func (f *replayFlags) run(ctx context.Context, paths []string) error {
 	if err != nil {
 		return err
 	}
-	if rep.SendErrors > 0 || rep.Damaged > 0 || rep.Skipped.Truncated > 0 || !f.sealed || interrupted {
+	if f.lossy(rep) || interrupted {
 		return lossy
 	}
 	return nil
+}
+
+// lossy says whether the replay was not all that was asked for.
+func (f *replayFlags) lossy(r replayer.Report) bool {
+	return r.SendErrors > 0 || r.Damaged > 0 || r.Skipped.Truncated > 0 || r.DroppedLate > 0 || !f.sealed || f.tooLate(r)
+}
+
+func (f *replayFlags) tooLate(r replayer.Report) bool {
+	return f.worst.Duration > 0 && r.Lateness.Max > int64(f.worst.Duration)
 }
 
 // round is the input of one round of a replay.
@@ -360,100 +439,6 @@ func (f *replayFlags) plan(streams []replayer.Stream, o replayer.Options) error 
 	}
 	if refused > 0 {
 		return &exitError{exitGuard, fmt.Errorf("%s would be refused; see --allow, --map and --only", plural(refused, "stream"))}
-	}
-	return nil
-}
-
-// report shows progress until the function that it returns is called.
-func (f *replayFlags) report(r *replayer.Replayer) (stop func()) {
-	if !f.terminal {
-		return func() {}
-	}
-	start := time.Now()
-	var last replayer.Stats
-	return every(f.interval.Duration, func(now time.Time, since time.Duration) {
-		s := r.Stats()
-		position := ""
-		if s.Position != 0 {
-			position = "  at " + stamp(s.Position)
-		}
-		fmt.Fprintf(f.stderr, "\r%s  %s  %s  %s datagrams  %s late%s\x1b[K", now.Sub(start).Round(time.Second),
-			rate(s.Datagrams-last.Datagrams, since), bitrate(s.Bytes-last.Bytes, since), count(s.Datagrams), nanos(s.Lateness), position)
-		last = s
-	}, func() { fmt.Fprint(f.stderr, "\r\x1b[K") })
-}
-
-// replayJSON has the fixed keys of replay --json.
-type replayJSON struct {
-	Event           string            `json:"event"`
-	Datagrams       uint64            `json:"datagrams"`
-	Bytes           uint64            `json:"bytes"`
-	SendErrors      uint64            `json:"send_errors"`
-	Causes          map[string]uint64 `json:"send_error_causes,omitempty"`
-	Skipped         uint64            `json:"skipped"`
-	SkippedNotUDP   uint64            `json:"skipped_not_udp"`
-	SkippedTrunc    uint64            `json:"skipped_truncated"`
-	SkippedFiltered uint64            `json:"skipped_filtered"`
-	Damaged         uint64            `json:"damaged_places"`
-	RecordedDrops   uint64            `json:"recorded_drops"`
-	DurationSeconds float64           `json:"duration_seconds"`
-	RecordedSeconds float64           `json:"recorded_seconds"`
-	RatePPS         float64           `json:"rate_pps"`
-	Sealed          bool              `json:"sealed"`
-	Interrupted     bool              `json:"interrupted,omitempty"`
-	Lateness        latenessJSON      `json:"lateness_ns"`
-}
-
-type latenessJSON struct {
-	P50  int64 `json:"p50"`
-	P90  int64 `json:"p90"`
-	P99  int64 `json:"p99"`
-	P999 int64 `json:"p999"`
-	Max  int64 `json:"max"`
-}
-
-func (f *replayFlags) summary(path string, r replayer.Report, sealed, interrupted bool) error {
-	l := r.Lateness
-	if f.json {
-		return json.NewEncoder(f.stdout).Encode(replayJSON{
-			Event: "summary", Datagrams: r.Datagrams, Bytes: r.Bytes, SendErrors: r.SendErrors, Causes: r.Causes,
-			Skipped: r.Skipped.Total(), SkippedNotUDP: r.Skipped.NotUDP, SkippedTrunc: r.Skipped.Truncated,
-			SkippedFiltered: r.Skipped.Filtered, Damaged: r.Damaged, RecordedDrops: r.RecordedDrops,
-			DurationSeconds: r.Duration.Seconds(), RecordedSeconds: r.Recorded.Seconds(), RatePPS: r.RatePPS, Sealed: sealed,
-			Interrupted: interrupted, Lateness: latenessJSON{l.P50, l.P90, l.P99, l.P999, l.Max},
-		})
-	}
-	say := func(format string, args ...any) {
-		fmt.Fprintf(f.stderr, "castdeck: %s: %s\n", oneLine(path), oneLine(fmt.Sprintf(format, args...)))
-	}
-	say("%s sent, %s payload, in %.3f s (recorded in %.3f s), %s", plural(r.Datagrams, "datagram"), size(r.Bytes),
-		r.Duration.Seconds(), r.Recorded.Seconds(), rate(r.Datagrams, r.Duration))
-	if l.Count > 0 {
-		say("lateness p50 %s, p90 %s, p99 %s, p99.9 %s, max %s", nanos(l.P50), nanos(l.P90), nanos(l.P99), nanos(l.P999), nanos(l.Max))
-	}
-	if r.SegmentationRefused != nil {
-		say("the kernel takes no runs of datagrams here (UDP_SEGMENT: %v): sent one by one, which is slower at full speed", r.SegmentationRefused)
-	}
-	if r.ShortenedGaps > 0 {
-		say("%s shortened, by %s together", plural(r.ShortenedGaps, "pause"), r.GapsRemoved)
-	}
-	for cause, n := range r.Causes {
-		say("%s NOT SENT: %s", plural(n, "datagram"), cause)
-	}
-	if s := r.Skipped; s.Total() > 0 {
-		say("skipped: %s not UDP, %s not recorded whole, %s left out by --only", count(s.NotUDP), count(s.Truncated), count(s.Filtered))
-	}
-	if r.RecordedDrops > 0 {
-		say("%s were lost when this was recorded", plural(r.RecordedDrops, "datagram"))
-	}
-	for _, d := range r.Damage {
-		say("damaged: %s", describe(d))
-	}
-	if !sealed {
-		say("not sealed: still being written, or cut off; what is behind is missing")
-	}
-	if interrupted {
-		say("interrupted: the rest was not sent")
 	}
 	return nil
 }
