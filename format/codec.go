@@ -68,6 +68,7 @@ type Encoder struct {
 	compression Compression
 	zstd        *zstd.Encoder
 	gzip        *gzip.Writer
+	store       int // so many frames may be stored before one is packed again
 }
 
 // NewEncoder makes an encoder. It starts no goroutine and needs no Close.
@@ -77,7 +78,9 @@ func NewEncoder(c Compression) (*Encoder, error) {
 	case Zstd:
 		// One frame per EncodeAll, window = content, so that a reader needs no more
 		// memory than the chunk. Measured on an exchange feed: the fastest level
-		// packs 5.7 times at 500 MB/s; the better levels cost twice for 3 %.
+		// packs 5.7 times at 500 MB/s; the better levels cost twice for 3 %. Literals
+		// without entropy coding (WithNoEntropyCompression) save 10 to 30 % of the time
+		// and cost 5 % on short datagrams; smaller windows save nothing.
 		w, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedFastest),
 			zstd.WithEncoderConcurrency(1), zstd.WithEncoderCRC(true), zstd.WithSingleSegment(true))
 		if err != nil {
@@ -97,11 +100,53 @@ func NewEncoder(c Compression) (*Encoder, error) {
 	return e, nil
 }
 
-// AppendFrame appends one frame that holds raw, at most MaxFrameRaw bytes.
+// Payloads that are packed or encrypted already do not get smaller, and trying it for
+// every frame takes ten times as long as storing them. So behind a frame that saved less
+// than 1 in packLeast, the next ones are stored where a sample of them saves no more
+// either; every packAgain-th is packed whole, because a sample shows no repetitions
+// over a distance.
+const (
+	packLeast  = 16
+	packAgain  = 16
+	packSample = 16 << 10
+	packFrom   = 4 * packSample // shorter frames are always packed
+)
+
+// AppendFrame appends one frame that holds raw, at most MaxFrameRaw bytes. It is
+// stored where the frames before it and a sample show that packing is of no use.
 func (e *Encoder) AppendFrame(dst, raw []byte) ([]byte, error) {
 	if len(raw) > MaxFrameRaw {
 		return dst, fmt.Errorf("frame of %d bytes, limit %d", len(raw), MaxFrameRaw)
 	}
+	if e.compression == None || len(raw) < packFrom {
+		return e.pack(dst, raw)
+	}
+	start := len(dst)
+	if e.store > 0 {
+		sample := raw[(len(raw)-packSample)/2:][:packSample]
+		var err error
+		if dst, err = e.pack(dst, sample); err != nil {
+			return dst[:start], err
+		}
+		poor := packsPoorly(len(dst)-start, packSample)
+		dst = dst[:start]
+		if poor {
+			e.store--
+			return appendStored(dst, e.compression, raw), nil
+		}
+	}
+	dst, err := e.pack(dst, raw)
+	e.store = 0
+	if packsPoorly(len(dst)-start, len(raw)) {
+		e.store = packAgain - 1
+	}
+	return dst, err
+}
+
+func packsPoorly(packed, raw int) bool { return packed > raw-raw/packLeast }
+
+// pack appends one compressed frame.
+func (e *Encoder) pack(dst, raw []byte) ([]byte, error) {
 	switch e.compression {
 	case Zstd:
 		return e.zstd.EncodeAll(raw, dst), nil
