@@ -460,6 +460,7 @@ type Decoder struct {
 	compression Compression
 	zstd        *zstd.Decoder
 	gzip        *gzip.Reader
+	src         bytes.Reader // of gzip
 }
 
 // NewDecoder makes a decoder. It starts no goroutine and needs no Close.
@@ -518,7 +519,8 @@ func zstdContentSize(frame []byte) (int, error) {
 }
 
 func (d *Decoder) inflate(dst, frame []byte) ([]byte, error) {
-	src := bytes.NewReader(frame)
+	src := &d.src
+	src.Reset(frame)
 	if d.gzip == nil {
 		d.gzip = new(gzip.Reader)
 	}

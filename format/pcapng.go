@@ -34,6 +34,8 @@ const (
 // Limits of a block, checked before any use.
 const (
 	BlockOverhead = 12
+	// LeastPacketBlock is the size of an Enhanced Packet Block of a packet of no bytes.
+	LeastPacketBlock = 32
 	// MaxBlockSize is the largest block that is read: what Wireshark and libpcap
 	// take too, so a larger one is damage rather than data.
 	MaxBlockSize = 16 << 20

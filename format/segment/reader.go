@@ -499,7 +499,9 @@ func (r *Reader) takeChunk(b *format.Batch, frameLen int) error {
 	default:
 		r.gaps = without(r.gaps, c.Number)
 	}
-	if err := r.parseChunk(b, b.Buf[format.ChunkHeaderSize:]); err != nil {
+	rest := b.Buf[format.ChunkHeaderSize:]
+	b.Datagrams = slices.Grow(b.Datagrams, min(int(c.Packets), len(rest)/format.LeastPacketBlock))
+	if err := r.parseChunk(b, rest); err != nil {
 		return err
 	}
 	if r.taken++; r.chunks != nil && len(*r.chunks) < format.MaxIndexChunks {

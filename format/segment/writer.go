@@ -150,9 +150,11 @@ func Create(path string, o Options) (*Writer, error) {
 		o.FS.Remove(path)
 		return nil, err
 	}
-	// The name must survive a crash too; a folder that cannot be synced (some
-	// network file systems) is no reason not to record.
-	_ = o.FS.SyncDir(filepath.Dir(path))
+	if o.Sync != SyncNone {
+		// The name must survive a crash too; a folder that cannot be synced (some
+		// network file systems) is no reason not to record.
+		_ = o.FS.SyncDir(filepath.Dir(path))
+	}
 	w.beginChunk()
 	return w, nil
 }
