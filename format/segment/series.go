@@ -174,12 +174,13 @@ type Series struct {
 	slots   chan struct{}
 	last    chan struct{} // closed when the segment before is sealed
 
-	mu       sync.Mutex
-	totals   SeriesTotals // of files that are closed
-	open     SeriesTotals // of the open file
-	isOpen   bool         // there is one
-	failed   error        // of sealing
-	unsealed string       // a file that could not be sealed for want of room
+	mu           sync.Mutex
+	totals       SeriesTotals // of files that are closed
+	sealingBytes int64        // of files that are being closed
+	open         SeriesTotals // of the open file
+	isOpen       bool         // there is one
+	failed       error        // of sealing
+	unsealed     string       // a file that could not be sealed for want of room
 }
 
 // part1 is one file.
@@ -508,6 +509,10 @@ func (s *Series) handOver() error {
 	if p.room != nil {
 		p.room.sealing = true
 	}
+	size := p.Size()
+	s.mu.Lock()
+	s.sealingBytes += size
+	s.mu.Unlock()
 	s.publish()
 	s.slots <- struct{}{}
 	s.keeper.begin()
@@ -520,7 +525,7 @@ func (s *Series) handOver() error {
 		if before != nil {
 			s.keeper.park(func() { <-before }) // told in order
 		}
-		s.sealed(p, err)
+		s.sealed(p, size, err)
 	})
 	return nil
 }
@@ -546,8 +551,9 @@ func (s *Series) settle(p *part1, failed bool) {
 	}
 }
 
-// sealed takes up a file that was closed. Goroutines of handOver call it, in order.
-func (s *Series) sealed(p *part1, err error) {
+// sealed takes up a file that was closed, of size bytes when it was handed over.
+// Goroutines of handOver call it, in order.
+func (s *Series) sealed(p *part1, size int64, err error) {
 	datagrams, bytes := p.Written()
 	e := Event{Path: p.path, Number: p.number, Datagrams: datagrams, Bytes: bytes, FileBytes: p.Size(), First: p.first, Last: p.last}
 	var f *kept
@@ -563,6 +569,7 @@ func (s *Series) sealed(p *part1, err error) {
 	s.totals.Datagrams += datagrams
 	s.totals.Bytes += bytes
 	s.totals.FileBytes += e.FileBytes
+	s.sealingBytes -= size
 	switch {
 	case err == nil:
 		s.totals.Sealed++
@@ -706,7 +713,7 @@ func (s *Series) reached() bool {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	n := s.totals.FileBytes
+	n := s.totals.FileBytes + s.sealingBytes
 	if s.part != nil {
 		n += s.part.Size()
 	}
