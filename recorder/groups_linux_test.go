@@ -395,6 +395,49 @@ func TestUnicastEnds(t *testing.T) {
 	}
 }
 
+// program is another program's socket that shares its port.
+func program(t *testing.T, address string) (fd int) {
+	t.Helper()
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	if err == nil {
+		err = errors.Join(unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1),
+			unix.Bind(fd, sockaddrOf(netip.MustParseAddrPort(address))))
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return fd
+}
+
+// TestSharedSocketsTakeNothing: a program that receives unicast on the groups' port
+// goes on receiving it.
+func TestSharedSocketsTakeNothing(t *testing.T) {
+	_, rx := netnstest.Veth(t)
+	k := newTalker(t, "lo", "127.0.0.1", 1)
+	for _, start := range []string{"after", "before"} {
+		fd := -1
+		if start == "before" {
+			fd = program(t, "0.0.0.0:5000")
+		}
+		r := record(t, many(100, 5000, rx), Options{Buffer: 1 << 20}, &tape{})
+		if start == "after" {
+			fd = program(t, "0.0.0.0:5000")
+		}
+		k.send(netip.MustParseAddrPort("127.0.0.1:5000"), []byte("theirs"))
+		b := make([]byte, 100)
+		until(t, "the program that started "+start+" has its datagram", func() bool {
+			n, _, err := unix.Recvfrom(fd, b, 0)
+			return err == nil && string(b[:n]) == "theirs"
+		})
+		r.end()
+		if n := r.Stats().Foreign; n != 0 {
+			t.Errorf("%d datagrams of others", n)
+		}
+		r.Close()
+		unix.Close(fd)
+	}
+}
+
 // TestNothingOfOtherPrograms: another process's groups on our port, joined on any of
 // its sockets, never reach ours, however these are bound.
 func TestNothingOfOtherPrograms(t *testing.T) {
@@ -405,32 +448,39 @@ func TestNothingOfOtherPrograms(t *testing.T) {
 		a[1] = 200
 		theirs[i].Group = netip.AddrPortFrom(netip.AddrFrom4(a), 5000)
 	}
-	// As most programs do it: one socket on 0.0.0.0:5000 with every option at its
-	// default.
-	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer unix.Close(fd)
-	if err := errors.Join(unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1),
-		unix.Bind(fd, sockaddrOf(netip.MustParseAddrPort("0.0.0.0:5000")))); err != nil {
-		t.Fatal(err)
-	}
+	// As most programs do it, with every other option at its default.
+	fd := program(t, "0.0.0.0:5000")
 	link, err := net.InterfaceByName(rx)
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, s := range theirs[:20] { // igmp_max_memberships
-		if err := unix.SetsockoptIPMreqn(fd, unix.IPPROTO_IP, unix.IP_ADD_MEMBERSHIP,
-			&unix.IPMreqn{Multiaddr: s.Group.Addr().As4(), Ifindex: int32(link.Index)}); err != nil {
-			t.Fatal(err)
+	join := func(fd int) {
+		for _, s := range theirs[:20] { // igmp_max_memberships
+			if err := unix.SetsockoptIPMreqn(fd, unix.IPPROTO_IP, unix.IP_ADD_MEMBERSHIP,
+				&unix.IPMreqn{Multiaddr: s.Group.Addr().As4(), Ifindex: int32(link.Index)}); err != nil {
+				t.Fatal(err)
+			}
 		}
 	}
+	join(fd)
 	k := newTalker(t, tx, source(t, tx, false), 1)
-	for _, n := range []int{1, 30, 200} {
+	for _, c := range []struct {
+		n       int
+		group   bool // the program is bound to a group, so that the recorder shares sockets
+		sockets int
+	}{{1, false, 1}, {30, false, 30}, {200, false, 200}, {200, true, 10}} {
+		n := c.n
+		if c.group {
+			unix.Close(fd)
+			fd = program(t, theirs[0].Group.String())
+			join(fd)
+		}
 		w := &tape{keep: true}
 		subs := many(n, 5000, rx)
 		r := record(t, subs, Options{Buffer: 1 << 20}, w)
+		if got := r.Stats().Sockets; got != c.sockets {
+			t.Errorf("%d groups: %d sockets, want %d", n, got, c.sockets)
+		}
 		each(t, r, w, subs, func(s Subscription, p []byte) {
 			for _, x := range theirs[:20] {
 				k.send(x.Group, []byte("theirs"))
@@ -442,6 +492,7 @@ func TestNothingOfOtherPrograms(t *testing.T) {
 		}
 		r.Close()
 	}
+	unix.Close(fd)
 }
 
 // TestDatagramSizes: empty to the longest, in one piece and in fragments.

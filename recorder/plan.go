@@ -22,19 +22,22 @@ type limits struct {
 	sources4, sources6 int // of one group: igmp_max_msf, mld_max_msf
 }
 
+// port is a UDP port of one address family.
+type port struct {
+	ipv4 bool
+	port uint16
+}
+
 // plan deals the subscriptions to sockets and returns the indices for each
 // socket. Up to ownSocket subscriptions get one each. Beyond, those to groups that
 // agree in address family, port and interface share sockets, at most
 // groupsPerSocket each, and within the limits. What is no group has a socket for
-// itself, and these come first; a group whose port is also received on at every
-// address has one too, because a shared socket is bound to every address and would
-// take such datagrams away. Else order is kept, so that neighbours stay together.
-func plan(subs []Subscription, limit limits) [][]int {
+// itself, and these come first. A shared socket is bound to every address of its port
+// and would take away the unicast datagrams of others that are; so groups share none
+// where these subscriptions or another program, as taken says, receive on every
+// address of the port. Else order is kept, so that neighbours stay together.
+func plan(subs []Subscription, limit limits, taken func(port) bool) [][]int {
 	var sockets [][]int
-	type port struct {
-		ipv4 bool
-		port uint16
-	}
 	everywhere := map[port]bool{}
 	for i, s := range subs {
 		if a := s.Group.Addr(); !a.IsMulticast() {
@@ -60,7 +63,7 @@ func plan(subs []Subscription, limit limits) [][]int {
 			continue
 		}
 		k := kind{port{a.Is4(), s.Group.Port()}, s.Interface}
-		if len(subs) <= ownSocket || everywhere[k.port] {
+		if len(subs) <= ownSocket || everywhere[k.port] || taken(k.port) {
 			sockets = append(sockets, []int{i})
 			continue
 		}

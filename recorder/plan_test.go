@@ -56,11 +56,12 @@ func TestPlan(t *testing.T) {
 		{"few sources have a socket each", from("232.1.1.1:5000", 25), 20, sizes(25, 1)},
 		{"what is no group stays alone, and comes first", append(many(64, 5000, ""), sub("192.168.1.5:5000", "", "")), 4096, []int{1, 64}},
 		{"all addresses of a port: nothing else is bound to them", append(many(65, 5000, ""), sub("0.0.0.0:5000", "", "")), 4096, sizes(66, 1)},
+		{"another program's port", append(many(65, 5009, ""), many(2, 5000, "")...), 4096, append(sizes(65, 1), 2)},
 		{"of another port, and another family", append(many(65, 5000, ""), sub("0.0.0.0:5001", "", ""), sub("[::]:5000", "", "")), 4096, []int{1, 1, 65}},
 		{"families do not mix, and the sysctl is for IPv4", append(many(30, 5000, ""), v6(100)...), 20, []int{20, 10, 100}},
 	} {
 		var got []int
-		for _, s := range plan(c.subs, limits{c.limit, 10, 64}) {
+		for _, s := range plan(c.subs, limits{c.limit, 10, 64}, func(p port) bool { return p == port{true, 5009} }) {
 			got = append(got, len(s))
 		}
 		if !slices.Equal(got, c.want) {
@@ -108,7 +109,7 @@ func TestPlanHolds(t *testing.T) {
 			subs = append(subs, s)
 		}
 		seen := make([]bool, n)
-		for _, members := range plan(subs, limits{limit, sources, sources}) {
+		for _, members := range plan(subs, limits{limit, sources, sources}, func(port) bool { return false }) {
 			first := subs[members[0]]
 			groups := map[netip.Addr]int{}
 			for _, i := range members {

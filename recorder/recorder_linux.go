@@ -55,7 +55,9 @@ const receivePerCall = 64
 // counted as dropped.
 //
 // Up to 64 subscriptions have a socket each; beyond, groups on one interface and
-// port share sockets as the kernel's limits allow, see SubscriptionStats.Dropped.
+// port share sockets as the kernel's limits allow, see SubscriptionStats.Dropped,
+// unless another program receives on the port at every address: a shared socket
+// would take away its unicast datagrams.
 // Subscriptions that would record a datagram twice are refused, such as a group for
 // any source and for one: no datagram is recorded twice.
 //
@@ -181,7 +183,8 @@ func indices(devices []*net.Interface) []int {
 func (r *Recorder) open(subs []Subscription, devices []*net.Interface) error {
 	limit := limits{groups: mcast.MaxMemberships()}
 	limit.sources4, limit.sources6 = mcast.MaxSources()
-	sockets := plan(subs, limit)
+	wildcards := sock.Wildcards()
+	sockets := plan(subs, limit, func(p port) bool { return wildcards[sock.Wildcard{IPv4: p.ipv4, Port: p.port}] })
 	var err error
 	l := r.loop
 	if l.receiver, err = sock.NewReceiver(receivePerCall); err != nil {
