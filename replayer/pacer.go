@@ -28,11 +28,15 @@ const (
 	// a sleep is usually late by, within these bounds. Below 20 us the spin would
 	// miss the ordinary wakeup; above 200 us it costs more CPU than it is worth.
 	minGuard, maxGuard = 20_000, 200_000
+	// guardShare is the part of a wait that may be spun where minGuard is less: 1/32,
+	// so that a slow replay does not burn the processor on a machine that wakes late.
+	guardShare = 32
 	// longestSleep bounds how long a stop waits for the sender, in ns.
 	longestSleep = 50_000_000
 )
 
-// pacer waits for due times: it sleeps until a guard before, then spins.
+// pacer waits for due times: it sleeps until a guard before, then spins. Without
+// real-time priority (breathe is 0) the guard is at most a share of the wait.
 type pacer struct {
 	clock Clock
 	guard int64 // ns
@@ -74,6 +78,7 @@ func (p *pacer) calibrate() {
 // for.
 func (p *pacer) wait(due int64) (now int64) {
 	slept := false
+	guard := p.guard
 	for {
 		now = p.clock.Now()
 		if slept {
@@ -84,10 +89,13 @@ func (p *pacer) wait(due int64) (now int64) {
 			if p.breathe == 0 || now-p.slept < p.breathe {
 				return now
 			}
-			left = breath + p.guard
+			left = breath + guard
 		}
-		if left > p.guard {
-			p.clock.SleepUntil(now + min(left-p.guard, longestSleep))
+		if !slept && p.breathe == 0 {
+			guard = min(guard, max(minGuard, left/guardShare))
+		}
+		if left > guard {
+			p.clock.SleepUntil(now + min(left-guard, longestSleep))
 			slept = true
 		}
 	}
