@@ -662,6 +662,77 @@ func FuzzBlocks(f *testing.F) {
 	})
 }
 
+// FuzzSealed: castdeck's own blocks with a right checksum and anything in them.
+func FuzzSealed(f *testing.F) {
+	kinds := []uint32{BlockSegment, BlockChunk, BlockIndex, BlockFooter, BlockEvent}
+	for k, b := range [][]byte{
+		AppendSegmentBlock(nil, &SegmentInfo{Host: "h", Clock: "c", Subscriptions: []string{"s"}}),
+		append(make([]byte, 8+headSize), make([]byte, 60)...),
+		indexBlocks(testIndex(2, 0, 0))[0],
+		AppendFooter(nil, &Footer{Chunks: 1}),
+		AppendEvent(nil, UUID{}, 0, 0, &Event{Kind: EventLinkDown, Text: "t"}),
+	} {
+		f.Add(uint8(k), uint16(0), b[8+headSize:len(b)-4])
+	}
+	for _, b := range indexBlocks(testIndex(1, 2, 2)) {
+		f.Add(uint8(2), uint16(indexFlagLast), b[8+headSize:len(b)-4])
+	}
+	f.Fuzz(func(t *testing.T, kind uint8, flags uint16, rest []byte) {
+		if len(rest) > 1<<16 {
+			return
+		}
+		typ := kinds[int(kind)%len(kinds)]
+		if typ == BlockChunk {
+			chunk := append(BeginChunk(nil), rest...)
+			FinishChunk(chunk, &ChunkHeader{Packets: uint32(flags)})
+			if c, err := CheckChunk(chunk); (err == nil) != (flags <= MaxChunkPackets) || err == nil && int(c.Length) != len(rest) {
+				t.Fatalf("%+v, %v", c, err)
+			}
+			return
+		}
+		b, start := beginBlock(nil, typ)
+		b = append(appendHead(b, Head{Flags: flags}), rest...)
+		b = append(b, make([]byte, -len(b)&3)...)
+		b = sealBlock(b, start)
+		body := b[8 : len(b)-4]
+		switch typ {
+		case BlockSegment:
+			if s, err := ParseSegmentBlock(body); err == nil {
+				block := AppendSegmentBlock(nil, s)
+				if again, err := ParseSegmentBlock(block[8 : len(block)-4]); err != nil || !reflect.DeepEqual(again, s) {
+					t.Fatalf("%+v writes back as %+v, %v", s, again, err)
+				}
+			}
+		case BlockIndex:
+			x, back := &Index{}, &Index{}
+			if x.AddBlock(b) != nil {
+				return
+			}
+			if len(x.Chunks) > len(b)/chunkEntrySize || len(x.Streams) > len(b)/streamEntrySize || len(x.Interfaces) > len(b)/20 {
+				t.Fatalf("%d chunks, %d streams, %d interfaces of %d bytes", len(x.Chunks), len(x.Streams), len(x.Interfaces), len(b))
+			}
+			for _, block := range indexBlocks(x) {
+				if err := back.AddBlock(block); err != nil {
+					t.Fatal("an index that was read does not write back", err)
+				}
+			}
+			if !slices.Equal(back.Chunks, x.Chunks) || !slices.Equal(back.Streams, x.Streams) {
+				t.Fatal("an index that was read writes back otherwise")
+			}
+		case BlockFooter:
+			if x, err := ParseFooter(b); err == nil {
+				if again, err := ParseFooter(AppendFooter(nil, x)); err != nil || *again != *x {
+					t.Fatalf("%+v writes back as %+v, %v", x, again, err)
+				}
+			}
+		case BlockEvent:
+			if e, _, err := ParseEvent(body); err == nil && (len(e.Text) > MaxEventText || len(e.Kind) > maxEventKind) {
+				t.Fatalf("%+v", e)
+			}
+		}
+	})
+}
+
 func FuzzFrame(f *testing.F) {
 	for _, c := range codecs {
 		enc, err := NewEncoder(c)

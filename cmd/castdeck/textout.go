@@ -144,6 +144,9 @@ func quoteField(kind textFormat, s string) []byte {
 		q, _ := json.Marshal(s) // of a string it cannot fail
 		return q
 	}
+	if s != "" && strings.ContainsRune("=+-@", rune(s[0])) {
+		s = "'" + s // or a spreadsheet takes it for a formula
+	}
 	var b bytes.Buffer
 	w := csv.NewWriter(&b)
 	_ = w.Write([]string{s}) // into memory, and flushed below: it cannot fail

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"errors"
+	"math"
 	"os"
 	"path/filepath"
 	"testing"
@@ -54,36 +55,126 @@ func FuzzReader(f *testing.F) {
 	f.Add(zstandard(f, littleMicro.file(some...)))
 	f.Add(lz4ed(f, littleMicro.file(some...)))
 	seedCaptures(f, func(b []byte) { f.Add(b) })
-	f.Fuzz(func(t *testing.T, data []byte) {
-		r, err := NewReader(bytes.NewReader(data), "fuzz")
-		if err != nil {
-			var damage *format.CorruptError
-			if !errors.As(err, &damage) && !errors.Is(err, format.ErrFormat) && !errors.Is(err, format.ErrVersion) {
-				t.Fatalf("unexpected kind of error: %v", err)
-			}
+	f.Fuzz(checkCapture)
+}
+
+// FuzzClassic and FuzzPcapng begin with a sound header, so that all that the fuzzer
+// does reaches the records behind it.
+func FuzzClassic(f *testing.F) {
+	magics := []uint32{magicMicro, magicNano, magicModified}
+	for kind := range uint8(6) {
+		f.Add(kind, uint16(linkEthernet), pcapKind{magic: magics[kind>>1], order: binary.LittleEndian}.file(flow(3)...)[pcapFileHeader:])
+	}
+	seedCaptures(f, func(b []byte) {
+		if len(b) > pcapFileHeader && binary.LittleEndian.Uint32(b) == magicMicro {
+			f.Add(uint8(0), binary.LittleEndian.Uint16(b[20:]), b[pcapFileHeader:])
+		}
+	})
+	f.Fuzz(func(t *testing.T, kind uint8, link uint16, records []byte) {
+		k := pcapKind{magic: magics[int(kind>>1)%len(magics)], order: binary.LittleEndian, link: uint32(link), snapLen: uint32(kind >> 4)}
+		if kind&1 != 0 {
+			k.order = binary.BigEndian
+		}
+		checkCapture(t, append(k.header(), records...))
+	})
+}
+
+func FuzzPcapng(f *testing.F) {
+	n := newNG(binary.LittleEndian).iface(linkEthernet, 0)
+	head := len(n.b)
+	n.epb(0, 1, frame4("x")).oldPacket(0, 2, 3, frame4("y")).spb(60, frame4("z")).isb(0, 4, 5, 6)
+	f.Add(false, n.b[head:])
+	seedCaptures(f, func(b []byte) {
+		if len(b) > 28 && binary.LittleEndian.Uint32(b) == format.BlockSHB {
+			f.Add(b[8] == 0x1A, b[28:])
+		}
+	})
+	f.Fuzz(func(t *testing.T, big bool, blocks []byte) {
+		n := newNG(binary.LittleEndian)
+		if big {
+			n = newNG(binary.BigEndian)
+		}
+		checkCapture(t, append(n.iface(linkEthernet, 0).b, blocks...))
+	})
+}
+
+// FuzzWriter: what is written is read as the same datagrams.
+func FuzzWriter(f *testing.F) {
+	f.Add(int64(1_700_000_000_123_456_789), []byte("payload"), uint16(0), false, uint8(3))
+	f.Add(int64(0), []byte{}, uint16(9), true, uint8(1))
+	f.Fuzz(func(t *testing.T, at int64, payload []byte, lost uint16, six bool, n uint8) {
+		if len(payload)+int(lost) > 60000 {
 			return
 		}
-		defer r.Close()
-		if len(data) > 1<<20 {
-			return
+		d := format.Datagram{Time: at, Src: source4, Dst: group4, TTL: 9, Payload: payload, Length: uint32(len(payload)) + uint32(lost)}
+		if six {
+			d.Src, d.Dst = source6, group6
 		}
-		c, err := drain(r)
+		if lost > 0 {
+			d.Flags = format.FlagTruncated
+		}
+		var b format.Batch
+		for range int(n)%4 + 1 {
+			b.Datagrams = append(b.Datagrams, d)
+		}
+		var file bytes.Buffer
+		w, err := NewWriter(&file, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
-		for i := range c.datagrams {
-			d := &c.datagrams[i]
-			checkDatagram(t, d)
-			if int(d.Interface) >= len(c.ifaces) {
-				t.Fatalf("interface %d of %d", d.Interface, len(c.ifaces))
-			}
+		err = w.WriteBatch(&b)
+		if fits := at >= 0 && at/1e9 <= math.MaxUint32; fits != (err == nil) {
+			t.Fatalf("time %d: %v", at, err)
+		} else if !fits {
+			return
 		}
-		for _, e := range c.damage {
-			if e.Offset < 0 || e.Length < 0 || e.Reason == "" {
-				t.Fatalf("%+v", e)
+		r, err := NewReader(bytes.NewReader(file.Bytes()), "fuzz")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer r.Close()
+		c, err := drain(r)
+		if err != nil || len(c.damage) > 0 || len(c.datagrams) != len(b.Datagrams) {
+			t.Fatalf("%d datagrams of %d, %v %v", len(c.datagrams), len(b.Datagrams), err, c.damage)
+		}
+		for _, g := range c.datagrams {
+			if g.Time != d.Time || g.Src != d.Src || g.Dst != d.Dst || g.TTL != d.TTL || g.Length != d.Length || g.Flags != d.Flags || !bytes.Equal(g.Payload, d.Payload) {
+				t.Fatalf("%+v was written, %+v is read", d, g)
 			}
 		}
 	})
+}
+
+// checkCapture reads anything as a capture.
+func checkCapture(t *testing.T, data []byte) {
+	r, err := NewReader(bytes.NewReader(data), "fuzz")
+	if err != nil {
+		var damage *format.CorruptError
+		if !errors.As(err, &damage) && !errors.Is(err, format.ErrFormat) && !errors.Is(err, format.ErrVersion) {
+			t.Fatalf("unexpected kind of error: %v", err)
+		}
+		return
+	}
+	defer r.Close()
+	if len(data) > 1<<20 {
+		return
+	}
+	c, err := drain(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range c.datagrams {
+		d := &c.datagrams[i]
+		checkDatagram(t, d)
+		if int(d.Interface) >= len(c.ifaces) {
+			t.Fatalf("interface %d of %d", d.Interface, len(c.ifaces))
+		}
+	}
+	for _, e := range c.damage {
+		if e.Offset < 0 || e.Length < 0 || e.Reason == "" {
+			t.Fatalf("%+v", e)
+		}
+	}
 }
 
 // checkDatagram holds what format.Datagram promises.
