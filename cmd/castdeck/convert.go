@@ -77,8 +77,10 @@ datagrams, or about that many bytes, named OUT with the group, time or number
 before its end. Each is a recording of its own. At most 512 groups or streams.
 
 Nothing that is there is overwritten without --force. Interrupted, it seals what
-was converted until then. Exit code 3 where IN is damaged: what can be read is
-converted.`,
+was converted until then. What it says it wrote is on the disk (fdatasync, and fsync
+of the folder). Where writing fails, as on a full disk, the file stays as far as it
+came, which can be read; the error says how far. Exit code 3 where IN is damaged:
+what can be read is converted.`,
 		Example: `  castdeck convert morning.pcap morning.pcapng.zst
   castdeck convert recordings/ more.pcap.gz all.pcapng.zst
   castdeck convert --start +10m --end +20m feed.pcapng.zst part.pcapng.zst
@@ -257,9 +259,7 @@ func (c *converter) run(ctx context.Context) error {
 	if err == nil {
 		err = out.finish()
 	}
-	if cerr := out.Close(); err == nil {
-		err = cerr
-	}
+	err = endOf(err, out.Close())
 	stopReport()
 	if err != nil {
 		return err

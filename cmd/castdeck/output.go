@@ -179,6 +179,15 @@ func (o *output) Close() error {
 	return nil
 }
 
+// endOf is the error of writing a file whose Close returned closed: err came first, and
+// closed says more of it where it is the same one.
+func endOf(err, closed error) error {
+	if err == nil || errors.Is(closed, err) {
+		return closed
+	}
+	return err
+}
+
 // size in bytes that the file has so far.
 func (o *output) size() int64 {
 	if o.seg != nil {
@@ -193,22 +202,23 @@ func (o *output) size() int64 {
 // written counts the datagrams and payload bytes that are in the file, also after an
 // error.
 func (o *output) written() (datagrams, bytes uint64) {
-	if o.seg != nil {
+	switch {
+	case o.seg != nil:
 		return o.seg.Written()
+	case o.text != nil:
+		return o.text.written, o.text.writtenBytes
 	}
-	t := o.tally()
-	return t.Datagrams, t.Bytes
+	return o.pcap.tally.Datagrams, o.pcap.tally.Bytes
 }
 
-// tally of what was written.
-func (o *output) tally() *format.Tally {
-	if o.seg != nil {
-		return o.seg.Tally()
+// unfinished adds to the error of Close what there is of the file. It stays: what is in
+// it can be read, and only whoever asked for it knows whether that is worth having.
+func (o *output) unfinished(err error) error {
+	if err == nil || o.stream {
+		return err
 	}
-	if o.pcap != nil {
-		return &o.pcap.tally
-	}
-	return &o.text.tally
+	n, _ := o.written()
+	return fmt.Errorf("%w; %s is unfinished, with %s in it: remove it, or write it anew with --force", err, o.path, plural(n, "datagram"))
 }
 
 // pcapWriter puts a classic pcap into a file with the same care for existing files,
@@ -228,7 +238,7 @@ func createPcap(path string, k outputKind, o segment.Options) (*pcapWriter, erro
 	if k.keep {
 		link = k.link
 	}
-	p := &pcapWriter{f: &appender{path: path, f: f}}
+	p := &pcapWriter{f: newAppender(path, f, o)}
 	if p.Writer, err = pcapfile.NewLinkWriter(p.f, link); err != nil {
 		f.Close()
 		_ = o.FS.Remove(path)
@@ -245,30 +255,76 @@ func (p *pcapWriter) WriteBatch(b *format.Batch) error {
 	return nil
 }
 
-func (p *pcapWriter) Close() error {
-	err := p.Writer.Flush()
-	if err == nil {
-		err = p.f.f.Sync()
+func (p *pcapWriter) Flush() error {
+	if err := p.Writer.Flush(); err != nil {
+		return err
 	}
-	return errors.Join(err, p.f.f.Close())
+	return p.f.flushed()
 }
 
-// appender is a file as a stream.
+func (p *pcapWriter) Close() error { return p.f.close(p.Writer.Flush()) }
+
+// appender is a file as a stream, written and made durable as a segment is.
 type appender struct {
 	path string
 	f    segment.File
+	fs   segment.FS
+	sync segment.Sync
 	off  int64
+	err  error // sticky
+}
+
+// newAppender takes over f, which was just made at path.
+func newAppender(path string, f segment.File, o segment.Options) *appender {
+	_ = o.FS.SyncDir(filepath.Dir(path)) // as segment.Create does
+	return &appender{path: path, f: f, fs: o.FS, sync: o.Sync}
 }
 
 func (a *appender) Write(p []byte) (int, error) {
+	if a.err != nil {
+		return 0, a.err
+	}
 	n, err := a.f.WriteAt(p, a.off)
 	if err != nil {
 		// Half a record would make the rest unreadable.
 		_ = a.f.Truncate(a.off)
-		return 0, fmt.Errorf("%s: writing %d bytes at byte %d: %w; what was written before is readable", a.path, len(p), a.off, segment.Cause(err))
+		a.err = fmt.Errorf("%s: writing %d bytes at byte %d: %w; what was written before is readable", a.path, len(p), a.off, segment.Cause(err))
+		return 0, a.err
 	}
 	a.off += int64(n)
 	return n, nil
+}
+
+// flushed makes what was written durable where that is asked for at each flush.
+func (a *appender) flushed() error {
+	if a.err == nil && a.sync == segment.SyncInterval {
+		a.durable()
+	}
+	return a.err
+}
+
+// durable is not tried again on failure; see segment.Writer.
+func (a *appender) durable() {
+	if err := a.f.Sync(); err != nil {
+		a.err = fmt.Errorf("%s: making it durable: %w; it may be incomplete after a power cut", a.path, segment.Cause(err))
+	}
+}
+
+// close ends the file; err is that of the last flush. A file that is not whole is only
+// released.
+func (a *appender) close(err error) error {
+	if err == nil && a.err == nil && a.sync != segment.SyncNone {
+		if a.durable(); a.err == nil {
+			_ = a.fs.SyncDir(filepath.Dir(a.path))
+		}
+	}
+	if err == nil {
+		err = a.err
+	}
+	if cerr := a.f.Close(); err == nil && cerr != nil {
+		err = fmt.Errorf("%s: closing: %w", a.path, segment.Cause(cerr))
+	}
+	return err
 }
 
 // streamFS is a segment.FS whose only file is a stream, such as a pipe: what is

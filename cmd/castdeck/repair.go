@@ -26,7 +26,11 @@ func repairCmd() *cobra.Command {
 		Long: `Read all that is whole of a damaged or cut-off capture of any kind and write it to
 a new, sealed recording. IN is never changed. What had to be given up is said line
 by line; exit code 3 then, 0 where nothing was lost (a recording that was only cut
-off between two chunks, say). A recording keeps its identity.`,
+off between two chunks, say). A recording keeps its identity.
+
+What it says it wrote is on the disk (fdatasync, and fsync of the folder), so that IN
+may go. Where writing fails, as on a full disk, OUT stays as far as it came; the error
+says how far.`,
 		Example: `  castdeck repair cut.pcapng.zst whole.pcapng.zst
   castdeck repair broken.pcap mended.pcapng.zst`,
 		Args: argsN(2, 2, "a damaged file and the file to write"),
@@ -84,9 +88,7 @@ func (r *repairer) run(ctx context.Context) error {
 	if serr := r.givenUp(in, &lost); err == nil {
 		err = serr
 	}
-	if cerr := out.Close(); err == nil {
-		err = cerr
-	}
+	err = endOf(err, out.unfinished(out.Close()))
 	if err != nil {
 		return err
 	}

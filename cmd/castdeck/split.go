@@ -446,7 +446,7 @@ func (s *splitter) closeLast() error {
 }
 
 func (s *splitter) seal(f *splitFile) error {
-	err := f.Close()
+	err := f.unfinished(f.Close())
 	n, _ := f.written()
 	s.done.datagrams += n
 	s.done.size += f.size()

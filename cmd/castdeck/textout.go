@@ -5,7 +5,6 @@ import (
 	"encoding/csv"
 	"encoding/hex"
 	"encoding/json"
-	"errors"
 	"strconv"
 	"strings"
 
@@ -41,6 +40,8 @@ type textWriter struct {
 	names *fieldNames  // of the interfaces that batches name; whoever writes sets the list
 	tally format.Tally // Datagrams, Bytes and NotUDP only
 	err   error
+
+	written, writtenBytes uint64 // of these, in the file
 }
 
 func createText(path string, k outputKind, o segment.Options) (*textWriter, error) {
@@ -58,7 +59,7 @@ func createText(path string, k outputKind, o segment.Options) (*textWriter, erro
 	if err != nil {
 		return nil, err
 	}
-	t.f = &appender{path: path, f: f}
+	t.f = newAppender(path, f, o)
 	if t.kind == csvText {
 		t.buf = append(t.buf, csvHeader...)
 	}
@@ -106,6 +107,7 @@ func (t *textWriter) write() error {
 	}
 	if _, t.err = t.f.Write(out); t.err == nil {
 		t.buf = t.buf[:0]
+		t.written, t.writtenBytes = t.tally.Datagrams, t.tally.Bytes
 	}
 	return t.err
 }
@@ -115,10 +117,7 @@ func (t *textWriter) Close() error {
 	if err == nil && t.enc != nil && t.f.off == 0 {
 		err = t.write() // no line at all, and still a file that unpacks
 	}
-	if err == nil {
-		err = t.f.f.Sync()
-	}
-	return errors.Join(err, t.f.f.Close())
+	return t.f.close(err)
 }
 
 // fieldNames are the names of interfaces as they stand in a line, quoted once.

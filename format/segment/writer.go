@@ -510,5 +510,9 @@ func (w *Writer) seal() error {
 	if w.o.Sync == SyncNone {
 		return nil
 	}
-	return w.sync()
+	if err := w.sync(); err != nil {
+		return err
+	}
+	_ = w.fs.SyncDir(filepath.Dir(w.path)) // as in Create
+	return nil
 }
