@@ -243,26 +243,33 @@ func (c *converter) run(ctx context.Context) error {
 		err = c.vacant(c.out)
 	}
 	var src format.BatchReader
+	out := &splitter{how: c.split, kind: kind, keep: c.frames == "keep", path: c.out, create: c.create, o: c.options(in)}
 	if err == nil {
-		src, err = c.span.cut(in)
+		src, err = c.source(in, out)
 	}
 	if err != nil {
 		in.Close()
 		return err
 	}
 
-	out := &splitter{how: c.split, kind: kind, keep: c.frames == "keep", path: c.out, create: c.create, o: c.options(in)}
 	defer in.Close()
 	in.readAhead(ctx)
 	stopReport := c.report()
 	damaged, err := c.copy(ctx, in, src, out)
 	if err == nil {
-		err = out.finish()
+		rest := c.sel.dropped
+		if c.sel.skip > 0 {
+			rest = nil // of before the cut
+		}
+		err = out.finish(rest)
 	}
 	err = endOf(err, out.Close())
 	stopReport()
 	if err != nil {
 		return err
+	}
+	if cut, ok := src.(*cutter); ok {
+		out.unplaced += cut.unplaced
 	}
 	if !c.enough() {
 		for i, path := range in.unsealed() {
@@ -280,6 +287,22 @@ func (c *converter) run(ctx context.Context) error {
 	return nil
 }
 
+// source is what is converted of in. Where that is not all, or comes from several files,
+// totals of losses become losses of the part.
+func (c *converter) source(in *input, out *splitter) (format.BatchReader, error) {
+	src, err := c.span.cut(in)
+	if err != nil || in.parts == nil && !c.span.given() && c.sel.all() && c.split.mode == oneFile {
+		return src, err
+	}
+	out.placeLosses = true
+	l := &lossReader{src: in, sought: in.file == nil && c.span.start.text != ""}
+	if cut, ok := src.(*cutter); ok {
+		cut.src, cut.losses = l, l
+		return cut, nil
+	}
+	return l, nil
+}
+
 // enough says that --count ended it, so that the rest of the input was not looked at.
 func (c *converter) enough() bool { return c.sel.count > 0 && c.sel.kept == c.sel.count }
 
@@ -293,6 +316,12 @@ func (c *converter) summary(out *splitter) {
 		in = plural(out.made, "file") + ", " + in
 	}
 	c.say("%s: %s in %s", c.holder(), plural(t.datagrams, "datagram"), in)
+	if out.unsaid > 0 {
+		c.say("%s: %s that were lost while recording have no place in this format", c.holder(), plural(out.unsaid, "datagram"))
+	}
+	if out.unplaced > 0 {
+		c.say("%s: %s lost while recording could not be placed: not known at what time, or no file has their interface", c.name, plural(out.unplaced, "datagram"))
+	}
 }
 
 // options are what a recording says of itself: what IN says, where that is one

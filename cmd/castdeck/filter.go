@@ -87,15 +87,13 @@ type selection struct {
 	only, not   *mcast.Matcher
 	payload     []payloadFilter
 	skip, count uint64 // datagrams; count 0 is no limit
-	// cuts says that datagrams are left out by their place, so that running totals of
-	// losses, which go back to the beginning, do not hold for the rest.
-	cuts bool
+	cuts        bool   // datagrams are left out by their place
 	// udpOnly leaves out packets that are not UDP.
 	udpOnly bool
 
 	notUDP  uint64 // packets left out because of it
 	kept    uint64
-	dropped []uint64 // by interface: drop counts of datagrams that the filters took
+	dropped losses // by interface: drop counts of datagrams that the filters took
 }
 
 // apply removes what is not selected from b. It reports true once nothing that
@@ -108,7 +106,7 @@ func (s *selection) apply(b *format.Batch) (done bool) {
 	for i := range b.Datagrams {
 		d := &b.Datagrams[i]
 		if !s.passes(d) {
-			s.carry(d)
+			s.dropped.add(d.Interface, d.Drops)
 			continue
 		}
 		if s.skip > 0 {
@@ -119,10 +117,7 @@ func (s *selection) apply(b *format.Batch) (done bool) {
 			}
 			continue
 		}
-		if int(d.Interface) < len(s.dropped) {
-			d.Drops += s.dropped[d.Interface]
-			s.dropped[d.Interface] = 0
-		}
+		d.Drops += s.dropped.take(d.Interface)
 		if n != i {
 			b.Datagrams[n] = *d
 		}
@@ -135,11 +130,11 @@ func (s *selection) apply(b *format.Batch) (done bool) {
 		}
 	}
 	b.Datagrams = b.Datagrams[:n]
-	if s.cuts {
-		b.Stats = b.Stats[:0]
+	if s.skip > 0 || done {
+		b.Stats = b.Stats[:0] // of before or behind the cut
 	}
 	if s.skip > 0 {
-		b.Events = b.Events[:0] // of before the cut
+		b.Events = b.Events[:0]
 	}
 	return done
 }
@@ -165,18 +160,6 @@ func (s *selection) passes(d *format.Datagram) bool {
 		}
 	}
 	return true
-}
-
-// carry keeps what a datagram that is left out tells of losses on its interface:
-// the next one that stays tells it.
-func (s *selection) carry(d *format.Datagram) {
-	if d.Drops == 0 {
-		return
-	}
-	if n := int(d.Interface) + 1; n > len(s.dropped) {
-		s.dropped = append(s.dropped, make([]uint64, n-len(s.dropped))...)
-	}
-	s.dropped[d.Interface] += d.Drops
 }
 
 // shiftValue is the flag --shift: a duration to add, or the time of the first

@@ -208,7 +208,30 @@ func (o *output) written() (datagrams, bytes uint64) {
 	case o.text != nil:
 		return o.text.written, o.text.writtenBytes
 	}
-	return o.pcap.tally.Datagrams, o.pcap.tally.Bytes
+	t := o.tally()
+	return t.Datagrams, t.Bytes
+}
+
+// tally of what was written; of text only some of it.
+func (o *output) tally() *format.Tally {
+	switch {
+	case o.seg != nil:
+		return o.seg.Tally()
+	case o.text != nil:
+		return &o.text.tally
+	}
+	return &o.pcap.tally
+}
+
+// droppedOn is what was told of an interface's losses.
+func (o *output) droppedOn(ifc uint16) uint64 { return o.tally().DroppedOn(ifc) }
+
+// unsaid are the losses that the file has no place for.
+func (o *output) unsaid() uint64 {
+	if o.seg != nil {
+		return 0
+	}
+	return o.tally().Dropped
 }
 
 // unfinished adds to the error of Close what there is of the file. It stays: what is in
@@ -268,7 +291,6 @@ func (p *pcapWriter) Close() error { return p.f.close(p.Writer.Flush()) }
 type appender struct {
 	path string
 	f    segment.File
-	fs   segment.FS
 	sync segment.Sync
 	off  int64
 	err  error // sticky
@@ -277,7 +299,7 @@ type appender struct {
 // newAppender takes over f, which was just made at path.
 func newAppender(path string, f segment.File, o segment.Options) *appender {
 	_ = o.FS.SyncDir(filepath.Dir(path)) // as segment.Create does
-	return &appender{path: path, f: f, fs: o.FS, sync: o.Sync}
+	return &appender{path: path, f: f, sync: o.Sync}
 }
 
 func (a *appender) Write(p []byte) (int, error) {
@@ -314,9 +336,7 @@ func (a *appender) durable() {
 // released.
 func (a *appender) close(err error) error {
 	if err == nil && a.err == nil && a.sync != segment.SyncNone {
-		if a.durable(); a.err == nil {
-			_ = a.fs.SyncDir(filepath.Dir(a.path))
-		}
+		a.durable()
 	}
 	if err == nil {
 		err = a.err

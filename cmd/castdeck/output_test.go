@@ -105,7 +105,7 @@ func TestOutputFaults(t *testing.T) {
 				path := filepath.Join(t.TempDir(), name)
 				written, err := writeFaulty(path, kind, f, batches)
 				if f.failed == "" {
-					if err != nil || written != 4*each || f.dirs != 2 {
+					if err != nil || written != 4*each || f.dirs != 1 {
 						t.Fatalf("%s: no fault, yet %d datagrams, %d syncs of the folder, %v", name, written, f.dirs, err)
 					}
 					break

@@ -154,6 +154,15 @@ type splitter struct {
 	done       splitTotals
 	names      fieldNames // of text files
 
+	// placeLosses says that InterfaceStats.Dropped of what is written are new losses, of
+	// a lossReader, which the next datagram of their interface tells, and the last file
+	// that has the interface where there is none.
+	placeLosses bool
+	lost        losses
+	// unplaced are those that no file could tell, unsaid those of files of a format
+	// without a place for them.
+	unplaced, unsaid uint64
+
 	which   []*splitFile // the file of each datagram of the batch at hand
 	touched []*splitFile // these, each once
 	sorted  []format.Datagram
@@ -182,6 +191,9 @@ func (s *splitter) describe(list []format.Interface) { s.interfaces, s.names.lis
 
 // WriteBatch writes b. It changes the interfaces in b's datagrams.
 func (s *splitter) WriteBatch(b *format.Batch) error {
+	if s.placeLosses {
+		s.place(b)
+	}
 	switch s.how.mode {
 	case byGroup, byStream:
 		return s.writeByKey(b)
@@ -240,6 +252,56 @@ func (s *splitter) writeByKey(b *format.Batch) error {
 		}
 	}
 	return failed
+}
+
+// place lets datagrams tell the losses that statistics told.
+func (s *splitter) place(b *format.Batch) {
+	for i := range b.Datagrams {
+		d := &b.Datagrams[i]
+		d.Drops += s.lost.take(d.Interface)
+	}
+	for _, st := range b.Stats {
+		s.lost.add(st.Interface, st.Dropped)
+	}
+	b.Stats = b.Stats[:0]
+}
+
+// placeRest tells the losses behind the last datagram, in totals.
+func (s *splitter) placeRest() error {
+	for i := range s.lost {
+		n := s.lost.take(uint16(i))
+		if n == 0 {
+			continue
+		}
+		f, to := s.holder(uint16(i))
+		if f == nil {
+			s.unplaced += n
+			continue
+		}
+		st := format.InterfaceStats{Interface: to, Dropped: f.droppedOn(to) + n}
+		if err := f.output.WriteBatch(&format.Batch{Stats: []format.InterfaceStats{st}}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// holder is the file in which the losses of an interface behind its last datagram
+// belong, and the interface's number there; nil where none has it.
+func (s *splitter) holder(ifc uint16) (*splitFile, uint16) {
+	files := s.files
+	if s.last != nil {
+		files = append(files[:len(files):len(files)], s.last)
+	}
+	for _, f := range slices.Backward(files) {
+		if to, ok := f.index[ifc]; ok {
+			return f, to
+		}
+		if !f.own && int(ifc) < len(s.interfaces) {
+			return f, ifc
+		}
+	}
+	return nil, 0
 }
 
 // find makes the file of k the last one.
@@ -448,17 +510,24 @@ func (s *splitter) closeLast() error {
 func (s *splitter) seal(f *splitFile) error {
 	err := f.unfinished(f.Close())
 	n, _ := f.written()
+	s.unsaid += f.unsaid()
 	s.done.datagrams += n
 	s.done.size += f.size()
 	return err
 }
 
 // finish makes the one file that was asked for where nothing was written to it.
-func (s *splitter) finish() error {
-	if s.made > 0 || s.how.mode != oneFile {
-		return nil
+// Rest are losses that no datagram was there to tell.
+func (s *splitter) finish(rest losses) error {
+	if s.made == 0 && s.how.mode == oneFile {
+		if err := s.open(s.path, &format.Batch{}); err != nil {
+			return err
+		}
 	}
-	return s.open(s.path, &format.Batch{})
+	for i, n := range rest {
+		s.lost.add(uint16(i), n)
+	}
+	return s.placeRest()
 }
 
 // Close seals all files that are open.

@@ -38,7 +38,7 @@ type textWriter struct {
 	buf   []byte          // lines that are not written yet
 	frame []byte
 	names *fieldNames  // of the interfaces that batches name; whoever writes sets the list
-	tally format.Tally // Datagrams, Bytes and NotUDP only
+	tally format.Tally // Datagrams, Bytes, NotUDP and Dropped only
 	err   error
 
 	written, writtenBytes uint64 // of these, in the file
@@ -67,8 +67,12 @@ func createText(path string, k outputKind, o segment.Options) (*textWriter, erro
 }
 
 func (t *textWriter) WriteBatch(b *format.Batch) error {
+	for _, s := range b.Stats {
+		t.tally.Dropped += s.Dropped // of a splitter: those behind the last datagram
+	}
 	for i := range b.Datagrams {
 		d := &b.Datagrams[i]
+		t.tally.Dropped += d.Drops
 		if d.Flags&format.FlagNotUDP != 0 {
 			t.tally.NotUDP++
 			continue

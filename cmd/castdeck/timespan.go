@@ -156,14 +156,18 @@ func (s *timeSpan) cutFrom(in *input, from int64) (format.BatchReader, error) {
 	return c, nil
 }
 
-// cutter passes on the datagrams and events of a span. Statistics are left out: their totals are
-// those since the recording began. What was lost within the span stands in
-// Datagram.Drops.
+// cutter passes on the datagrams and events of a span. Statistics are left out, because
+// their totals are those since the recording began, unless losses makes them ones that
+// hold for a part: those that are told within the span are passed on.
 type cutter struct {
 	src      format.BatchReader
+	losses   *lossReader // src, where it is one
 	span     *timeSpan
 	resolved bool
 	from, to int64 // ns since the Unix epoch
+	// unplaced counts datagrams that were lost within the span or behind it: nobody
+	// knows.
+	unplaced uint64
 }
 
 func (c *cutter) resolve(start int64) {
@@ -182,13 +186,16 @@ func (c *cutter) ReadBatch(b *format.Batch) error {
 		if err := c.src.ReadBatch(b); err != nil {
 			return err
 		}
-		b.Stats = b.Stats[:0]
+		if c.losses == nil {
+			b.Stats = b.Stats[:0]
+		}
 		if len(b.Datagrams) == 0 && !c.resolved {
 			continue
 		}
 		if !c.resolved {
 			c.resolve(b.Datagrams[0].Time)
 		}
+		c.cutStats(b)
 		n := 0
 		for i := range b.Datagrams {
 			if t := b.Datagrams[i].Time; t >= c.from && t < c.to {
@@ -202,4 +209,20 @@ func (c *cutter) ReadBatch(b *format.Batch) error {
 			return nil
 		}
 	}
+}
+
+// cutStats leaves the losses that were told within the span.
+func (c *cutter) cutStats(b *format.Batch) {
+	n := 0
+	for i, s := range b.Stats {
+		switch {
+		case s.Time < c.from:
+		case s.Time < c.to:
+			b.Stats[n] = s
+			n++
+		case c.losses.since[i] < c.to:
+			c.unplaced += s.Dropped
+		}
+	}
+	b.Stats = b.Stats[:n]
 }

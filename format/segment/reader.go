@@ -846,6 +846,13 @@ func (r *Reader) seek(offset int64, n int) {
 	r.skip(uint32(n))
 }
 
+// back goes to the chunk before the one that SeekTime found.
+func (r *Reader) back() {
+	if n := r.next; n > 0 && int(n) <= len(r.index.Chunks) {
+		r.offset, r.next = r.index.Chunks[n-1].Offset, n-1
+	}
+}
+
 // rewind goes back to the first chunk.
 func (r *Reader) rewind() error {
 	fresh, err := r.again()

@@ -395,11 +395,13 @@ func (p *part) begin() error {
 		if err := r.SeekTime(p.of.start); err != nil {
 			return err
 		}
+		r.back() // its totals tell which losses are older
 	}
 	if p.of.end != math.MaxInt64 {
 		p.stop = r.start
 		for i := range r.index.Chunks {
-			if c := &r.index.Chunks[i]; c.Packets > 0 && c.First < p.of.end {
+			c := &r.index.Chunks[i]
+			if c.Packets > 0 && c.First < p.of.end || c.Packets == 0 && c.Offset == p.stop { // totals only
 				p.stop = c.Offset + int64(c.Size)
 			}
 		}

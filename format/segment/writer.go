@@ -510,9 +510,5 @@ func (w *Writer) seal() error {
 	if w.o.Sync == SyncNone {
 		return nil
 	}
-	if err := w.sync(); err != nil {
-		return err
-	}
-	_ = w.fs.SyncDir(filepath.Dir(w.path)) // as in Create
-	return nil
+	return w.sync() // the name has been durable since Create
 }
