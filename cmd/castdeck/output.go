@@ -298,7 +298,9 @@ type appender struct {
 
 // newAppender takes over f, which was just made at path.
 func newAppender(path string, f segment.File, o segment.Options) *appender {
-	_ = o.FS.SyncDir(filepath.Dir(path)) // as segment.Create does
+	if o.Sync != segment.SyncNone {
+		_ = o.FS.SyncDir(filepath.Dir(path)) // as segment.Create does
+	}
 	return &appender{path: path, f: f, sync: o.Sync}
 }
 
