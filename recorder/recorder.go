@@ -196,9 +196,10 @@ type Stats struct {
 	// Sockets is how many the subscriptions were given.
 	Sockets int
 	// NotUDP are those of Datagrams that are packets without a whole UDP datagram, such
-	// as fragments, and Oversize those that are several datagrams in one packet, as the
-	// kernel or the card joined them (GSO, GRO). Both are 0 without Options.Packet.
-	NotUDP, Oversize uint64
+	// as fragments. Joined are packets of several datagrams, as the kernel or the card
+	// joined them (GSO, GRO), that were taken apart; one that the kernel drops counts once.
+	// Both are 0 without Options.Packet.
+	NotUDP, Joined uint64
 	// Subscriptions are in the order that Listen was given.
 	Subscriptions []SubscriptionStats
 }

@@ -29,6 +29,7 @@ type ring struct {
 	sub    uint16
 
 	packet sock.Packet
+	frame  []byte // of one datagram of several in a packet
 	// lost is what the kernel has told of, placed what datagrams carry of it, booked
 	// what has been booked on subscriptions.
 	lost, placed, booked uint64
@@ -222,7 +223,12 @@ func (s *ring) drain(l *loop, calls int) (n int, more bool, err error) {
 			}
 		}
 		n++
-		if s.take(l, &s.packet); l.counted {
+		if s.packet.Segment != 0 {
+			s.split(l, &s.packet)
+		} else {
+			s.take(l, &s.packet)
+		}
+		if l.counted {
 			return n, false, nil
 		}
 	}
@@ -245,6 +251,25 @@ func (s *ring) fault(l *loop) error {
 		return fmt.Errorf("receiving on %s: %w", s.config.Interface.Name, err)
 	}
 	return nil
+}
+
+// split takes the datagrams of a packet that the kernel has joined, each for itself.
+func (s *ring) split(l *loop, p *sock.Packet) {
+	j, ok := headers(p.Frame)
+	if !ok {
+		s.take(l, p)
+		return
+	}
+	l.stats.Joined++
+	one := *p
+	size := len(p.Frame) - j.payload
+	for n, a := 0, 0; a < size && !l.counted; n++ {
+		b := min(a+p.Segment, size)
+		s.frame = j.datagram(s.frame[:0], p.Frame, n, a, b)
+		one.Frame, one.Length = s.frame, uint32(len(s.frame))
+		s.take(l, &one)
+		a = b
+	}
 }
 
 // take puts a packet into the current batch, or counts it as foreign. It allocates
@@ -291,9 +316,6 @@ func (s *ring) take(l *loop, p *sock.Packet) {
 	case c.Flags&format.FlagTruncated != 0:
 		l.stats.Dropped.Truncated++
 	}
-	if p.Oversize {
-		l.stats.Oversize++
-	}
 	l.tally(c)
 }
 
@@ -339,16 +361,7 @@ func (s *ring) find(d *format.Datagram) (sub uint16, ok bool) {
 // fragment reads the addresses of an IP packet behind at most two VLAN tags; the
 // port of dst is 0.
 func fragment(f []byte) (src netip.Addr, dst netip.AddrPort, ok bool) {
-	const addresses = 12
-	at := addresses
-	for range 2 {
-		if len(f) >= at+4 {
-			switch binary.BigEndian.Uint16(f[at:]) {
-			case 0x8100, 0x88A8, 0x9100:
-				at += 4
-			}
-		}
-	}
+	at := etherType(f)
 	if len(f) < at+2+20 {
 		return src, dst, false
 	}

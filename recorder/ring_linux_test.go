@@ -144,7 +144,7 @@ func TestRingKeepsFrames(t *testing.T) {
 		}
 	}
 	st := r.Stats()
-	if st.NotUDP != 2 || st.Foreign != 0 || st.Oversize != 0 || st.Sockets != 1 || st.Dropped != (Dropped{}) || st.BufferBytes != 4<<20 {
+	if st.NotUDP != 2 || st.Foreign != 0 || st.Joined != 0 || st.Sockets != 1 || st.Dropped != (Dropped{}) || st.BufferBytes != 4<<20 {
 		t.Errorf("%+v", st)
 	}
 	if received, dropped := w.sums(); received != uint64(len(wants)) || dropped != 0 {
@@ -624,4 +624,60 @@ func BenchmarkRing(b *testing.B) {
 		}
 	}
 	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N), "ns/datagram")
+}
+
+// TestRingTakesApart: what a sender hands over at once (UDP_SEGMENT) crosses veth and
+// lo as one packet.
+func TestRingTakesApart(t *testing.T) {
+	tx, rx := netnstest.Veth(t)
+	for _, c := range []struct{ tx, rx, source, group string }{
+		{tx, rx, source(t, tx, false), "239.8.11.1:5000"},
+		{tx, rx, source(t, tx, true), "[ff15::8:11]:5000"},
+		{"lo", "lo", "127.0.0.1", "239.8.11.1:5000"},
+	} {
+		s := sub(c.group, "", c.rx)
+		k := newTalker(t, c.tx, c.source, 3)
+		if err := unix.SetsockoptInt(k.fd, unix.IPPROTO_UDP, unix.UDP_SEGMENT, 100); err != nil {
+			t.Fatal(err)
+		}
+		payload := make([]byte, 1050)
+		for i := range payload {
+			payload[i] = byte(i * 7)
+		}
+		w := &tape{keep: true}
+		r := record(t, []Subscription{s}, packets(Options{Buffer: 1 << 20}), w)
+		k.send(s.Group, payload)
+		r.end()
+		if len(w.datagrams) != 11 {
+			t.Fatalf("%s by %s: %d datagrams, want 11", c.group, c.tx, len(w.datagrams))
+		}
+		var got []byte
+		for i, d := range w.datagrams {
+			got = append(got, d.Payload...)
+			if want := min(100, 1050-100*i); len(d.Payload) != want || d.Flags != 0 || d.TTL != 3 || d.Dst != s.Group || int(d.FrameLength) != len(d.Frame) {
+				t.Errorf("%s by %s: datagram %d: %+v", c.group, c.tx, i, d)
+			}
+			// The sums over all that they cover are 0.
+			j, ok := headers(d.Frame)
+			if !ok {
+				t.Fatal("no headers")
+			}
+			ip, udp := d.Frame[j.ip:j.udp], d.Frame[j.udp:]
+			addresses := ip[len(ip)-8:]
+			if !j.ipv4 {
+				addresses = ip[8:]
+			} else if checksum(0, ip) != 0 {
+				t.Errorf("%s: IPv4 checksum of datagram %d", c.group, i)
+			}
+			if checksum(add(uint32(17+len(udp)), addresses), udp) != 0 {
+				t.Errorf("%s: UDP checksum of datagram %d", c.group, i)
+			}
+		}
+		if !bytes.Equal(got, payload) {
+			t.Errorf("%s by %s: other payloads", c.group, c.tx)
+		}
+		if st := r.Stats(); st.Joined != 1 || st.Datagrams != 11 {
+			t.Errorf("%+v", st)
+		}
+	}
 }

@@ -25,6 +25,7 @@ import (
 type recordFlags struct {
 	iface       string
 	groupsFiles []string
+	sourceFlags
 
 	output   string
 	compress string
@@ -72,6 +73,10 @@ with several sources 10.0.0.1,10.0.0.2@232.1.1.1:5000. Unicast and broadcast to
 this machine: udp://0.0.0.0:5000, one own address, or 255.255.255.255:5000; a
 unicast port must be free, because two programs cannot both have its datagrams.
 
+With --source packet the frames are recorded as they came, VLAN tags, fragments
+and all; what the host itself sends is not, but on lo. A datagram in fragments is
+several packets there, and one with a wrong UDP checksum is recorded.
+
 A --groups-file has a GROUP a line, with # comments, or is YAML. A --config file
 is YAML with a key for each long flag, and groups.
 
@@ -82,6 +87,7 @@ power) is readable up to its last whole chunk, without repair.`,
   castdeck record 239.1.1.1-239.1.1.16:5000 -i eth0 -o morning.pcapng.zst --duration 10m
   castdeck record 10.0.0.1@232.1.1.1:5000 -i eth0 -o one.pcap --count 1000 --json
   castdeck record --groups-file feeds.txt -i eth0 -o feeds.pcapng.zst
+  castdeck record -i eth0 --source packet --filter 'udp or igmp' -o all.pcapng.zst
   castdeck record --config production.yaml`,
 		Args: argsN(0, -1, ""),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -108,6 +114,7 @@ power) is readable up to its last whole chunk, without repair.`,
 	fl.Var(&f.flush, "flush-interval", "write what was received at least this often")
 	fl.Var(&f.silence, "silence", "report a group that nothing came for in so long, once, with what to check; 0 is never")
 	fl.Var(&f.interval, "interval", "how often to report statistics")
+	f.sourceFlags.add(fl)
 	fl.BoolVar(&f.force, "force", false, "overwrite the output file")
 	fl.BoolVar(&f.failLoss, "fail-on-loss", false, "exit code 3 also where the host lost something before our sockets, for whatever program: wrong checksums, failed reassembly, rp_filter, full backlog, interface errors")
 	fl.BoolVar(&f.json, "json", false, "print statistics and the summary as JSON lines")
@@ -162,7 +169,10 @@ func interfaceNames() string {
 }
 
 func (f *recordFlags) run(ctx context.Context, args []string) error {
-	if len(args)+len(f.groupsFiles) == 0 {
+	if err := f.sourceFlags.check(); err != nil {
+		return err
+	}
+	if len(args)+len(f.groupsFiles) == 0 && !f.byFilter() {
 		return usagef("record: name one or more groups, such as 239.1.1.1:5000, or a --groups-file")
 	}
 	if f.output == "" {
@@ -188,16 +198,20 @@ func (f *recordFlags) run(ctx context.Context, args []string) error {
 	if err != nil {
 		return usagef("--sync: %v", err)
 	}
-	rec, err := recorder.Listen(subs, recorder.Options{
+	o := recorder.Options{
 		Buffer: int(f.buffer.bytes), Queue: f.queue.bytes, Count: uint64(f.count), FlushInterval: f.flush.Duration,
 		Silence: f.silence.Duration,
-	})
+	}
+	if err := f.sourceFlags.apply(&o, len(subs), f.iface); err != nil {
+		return err
+	}
+	rec, err := recorder.Listen(subs, o)
 	if err != nil {
 		return err
 	}
 	defer rec.Close()
 	out, err := createOutput(f.output, kind, segment.Options{
-		Interfaces: rec.Interfaces(), Overwrite: f.force, Info: segmentInfo(subs), Sync: durable,
+		Interfaces: rec.Interfaces(), Overwrite: f.force, Info: f.sourceFlags.info(segmentInfo(subs), rec.Clock()), Sync: durable,
 		// Losing compression is better than losing datagrams.
 		Store: func() bool { return rec.Pressure() > 0.25 },
 	})
@@ -212,8 +226,7 @@ func (f *recordFlags) run(ctx context.Context, args []string) error {
 func segmentInfo(subs []recorder.Subscription) format.SegmentInfo {
 	host, _ := os.Hostname()
 	i := format.SegmentInfo{
-		Made: true, Host: host, Start: time.Now().UnixNano(),
-		Clock: "the kernel's software receive timestamps (SO_TIMESTAMPNS, CLOCK_REALTIME)",
+		Host: host, Start: time.Now().UnixNano(),
 	}
 	for _, s := range subs {
 		i.Subscriptions = append(i.Subscriptions, mcast.Group(s).String())
@@ -246,7 +259,11 @@ func (f *recordFlags) greet(rec *recorder.Recorder, subs []recorder.Subscription
 		}
 	}
 	if f.terminal {
-		fmt.Fprintf(f.stderr, "recording %s to %s; stop with ctrl-C\n", plural(len(subs), "group"), oneLine(f.output))
+		what := plural(len(subs), "group")
+		if len(subs) == 0 {
+			what = "what meets the filter"
+		}
+		fmt.Fprintf(f.stderr, "recording %s to %s; stop with ctrl-C\n", what, oneLine(f.output))
 	}
 }
 
@@ -269,7 +286,7 @@ func (f *recordFlags) record(ctx context.Context, rec *recorder.Recorder, out *o
 	if cerr := out.Close(); err == nil {
 		err = cerr
 	}
-	s := rec.Stats()
+	s := stats(rec)
 	// What a writer held when it failed is lost too.
 	written, bytes := out.written()
 	s.Dropped.Writer += s.Datagrams - min(written, s.Datagrams)
@@ -290,7 +307,7 @@ func (f *recordFlags) report(rec *recorder.Recorder, path string, start time.Tim
 	}
 	var last recorder.Stats
 	return every(f.interval.Duration, func(now time.Time, since time.Duration) {
-		s := rec.Stats()
+		s := stats(rec)
 		f.tick(s, last, path, now.Sub(start), since)
 		last = s
 	}, func() {
@@ -332,6 +349,8 @@ type recordJSON struct {
 	DurationSeconds float64        `json:"duration_seconds"`
 	BufferBytes     int            `json:"buffer_bytes"`
 	QueueBytes      int64          `json:"queue_bytes"`
+	NotUDP          uint64         `json:"packets_not_udp"`
+	Joined          uint64         `json:"packets_joined"`
 	Host            *hostJSON      `json:"host"`
 }
 
@@ -358,11 +377,12 @@ type segmentJSON struct {
 }
 
 func (f *recordFlags) toJSON(event string, s recorder.Stats, elapsed time.Duration) recordJSON {
-	k := causes(s.Dropped.Kernel, &f.host)
+	k := f.causes(s.Dropped.Kernel)
 	return recordJSON{
 		Event: event, Datagrams: s.Datagrams, Bytes: s.Bytes,
 		Dropped:         recordDropJSON{s.Dropped.Kernel, s.Dropped.Writer, s.Dropped.Truncated, k.buffer, k.checksum, k.open},
 		DurationSeconds: elapsed.Seconds(), BufferBytes: s.BufferBytes, QueueBytes: s.QueueBytes,
+		NotUDP: s.NotUDP, Joined: s.Joined,
 		Host: toHostJSON(&f.host),
 	}
 }
@@ -376,9 +396,12 @@ func (f *recordFlags) summary(s recorder.Stats, out *output, elapsed time.Durati
 	for _, line := range hostLines(&f.host) {
 		fmt.Fprintf(f.stderr, "castdeck: this host meanwhile, for all programs: %s\n", oneLine(line))
 	}
+	for _, line := range sourceLines(s) {
+		fmt.Fprintf(f.stderr, "castdeck: %s\n", line)
+	}
 	lost := "0 lost"
 	if d := s.Dropped; d.Kernel+d.Writer+d.Truncated > 0 {
-		parts := causes(d.Kernel, &f.host).lines()
+		parts := f.causes(d.Kernel).lines()
 		for _, p := range []struct {
 			n    uint64
 			what string
@@ -392,7 +415,7 @@ func (f *recordFlags) summary(s recorder.Stats, out *output, elapsed time.Durati
 		}
 		lost = "LOST: " + strings.Join(parts, ", ")
 	}
-	if s.Datagrams+s.Dropped.Kernel == 0 && elapsed > time.Second {
+	if s.Datagrams+s.NotUDP+s.Dropped.Kernel == 0 && elapsed > time.Second {
 		fmt.Fprintf(f.stderr, "castdeck: nothing arrived: are group, port and interface those of the sender, does the switch forward it here (IGMP), is a firewall or rp_filter in the way?\n")
 	}
 	_, err := fmt.Fprintf(f.stderr, "castdeck: %s: %s, %s payload, %s on disk, %.1f s, %s\n",

@@ -40,7 +40,8 @@ type Packet struct {
 	Hardware bool
 	// Lossy: packets may have been lost before this one, see Ring.Lost.
 	Lossy bool
-	// Oversize: longer than the interface's MTU allows. The kernel or the card has
-	// joined several datagrams of one sender (GSO, GRO) to one packet.
-	Oversize bool
+	// Segment, where it is not 0, says that the kernel or the card has joined datagrams
+	// of this many bytes of payload, the last one perhaps of fewer, to one packet (GSO,
+	// GRO); its headers are those of one long datagram.
+	Segment int
 }

@@ -4,7 +4,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"math"
 	"net"
 	"os"
 	"sync/atomic"
@@ -23,6 +22,8 @@ const (
 	maxBlock = 1 << 20
 	// tagSize is the size of a VLAN tag in a frame.
 	tagSize = 4
+	// segmentHeader is the size of what PACKET_VNET_HDR puts before the frame.
+	segmentHeader = 10
 	// addresses is the size of the two addresses that a frame begins with.
 	addresses = 12
 )
@@ -44,7 +45,6 @@ type Ring struct {
 	mem     []byte
 	size    int // of a block
 	blocks  int
-	mtu     uint32
 	promisc bool
 
 	block int    // the one to be read
@@ -72,10 +72,7 @@ func OpenRing(c RingConfig) (*Ring, error) {
 		}
 		return nil, fmt.Errorf("%s: packet socket: %w%s", name, os.NewSyscallError("socket", err), hint)
 	}
-	r := &Ring{fd: fd, promisc: c.Promiscuous, mtu: math.MaxUint32}
-	if m := c.Interface.MTU; m > 0 {
-		r.mtu = uint32(m)
-	}
+	r := &Ring{fd: fd, promisc: c.Promiscuous}
 	if err := r.set(c); err != nil {
 		r.Close()
 		return nil, fmt.Errorf("%s: packet socket: %w", name, err)
@@ -91,6 +88,7 @@ func (r *Ring) set(c RingConfig) error {
 	options := []option{
 		{"PACKET_VERSION", unix.PACKET_VERSION, unix.TPACKET_V3},
 		{"PACKET_RESERVE", unix.PACKET_RESERVE, tagSize}, // room for the tag before the frame
+		{"PACKET_VNET_HDR", unix.PACKET_VNET_HDR, 1},     // which tells of joined datagrams
 		{"PACKET_IGNORE_OUTGOING", unix.PACKET_IGNORE_OUTGOING, 1},
 	}
 	if c.Hardware {
@@ -166,7 +164,7 @@ func (r *Ring) allocate(size int) error {
 	for r.size < maxBlock && r.size < size/64 {
 		r.size *= 2
 	}
-	r.blocks = max(size/r.size, 2)
+	r.blocks = max((size+r.size-1)/r.size, 2)
 	request := unix.TpacketReq3{
 		Block_size: uint32(r.size), Block_nr: uint32(r.blocks),
 		// Of V3 the kernel uses blocks; it checks that these agree with them.
@@ -226,8 +224,10 @@ func (r *Ring) Next(p *Packet) bool {
 		Time:     int64(h.Sec)*1e9 + int64(h.Nsec),
 		Hardware: h.Status&unix.TP_STATUS_TS_RAW_HARDWARE != 0,
 		Lossy:    r.lossy,
-		// An MTU is without the Ethernet header, and does not count tags.
-		Oversize: h.Len > addresses+2+tagSize && h.Len-(addresses+2+tagSize) > r.mtu,
+	}
+	// struct virtio_net_hdr of linux/virtio_net.h: flags, kind, header length, size.
+	if v := r.mem[from-segmentHeader:]; v[1]&^unix.VIRTIO_NET_HDR_GSO_ECN == unix.VIRTIO_NET_HDR_GSO_UDP_L4 {
+		p.Segment = int(binary.NativeEndian.Uint16(v[4:]))
 	}
 	r.lossy = false
 	if h.Status&unix.TP_STATUS_VLAN_VALID != 0 && n >= addresses {
