@@ -145,12 +145,18 @@ func replayNothing(t *testing.T, path string, want *content) {
 	var out, talk bytes.Buffer
 	code := run(t.Context(), []string{"replay", path, "-i", "lo", "--loopback", "--speed", "max", "--only", "224.0.0.0/4", "--allow", "224.0.0.0/4", "--json"}, nil, &out, &talk)
 	var sum replayJSON
-	if err := json.Unmarshal(out.Bytes(), &sum); err != nil {
+	if err := json.Unmarshal(lastLine(out.Bytes()), &sum); err != nil {
 		t.Fatalf("%v: %s%s", err, out.Bytes(), talk.Bytes())
 	}
 	if code != exitLossy || sum.Datagrams != 0 || sum.SkippedTrunc != uint64(want.truncated) {
 		t.Errorf("exit code %d, %+v; want 3, nothing sent, %d truncated", code, sum, want.truncated)
 	}
+}
+
+// lastLine is the summary of --json.
+func lastLine(b []byte) []byte {
+	b = bytes.TrimSpace(b)
+	return b[bytes.LastIndexByte(b, '\n')+1:]
 }
 
 // recordReplay records a full-speed replay of path and returns the recording.
@@ -183,7 +189,7 @@ func recordReplay(t *testing.T, path string, want *content) string {
 		t.Fatalf("replay exits with %d, record with %d\n%s%s%s%s", code, recCode, sent.Bytes(), sentTalk.Bytes(), out.Bytes(), talk.Bytes())
 	}
 	var sum replayJSON
-	if err := json.Unmarshal(sent.Bytes(), &sum); err != nil {
+	if err := json.Unmarshal(lastLine(sent.Bytes()), &sum); err != nil {
 		t.Fatal(err)
 	}
 	if sum.Datagrams != uint64(want.datagrams) || sum.SkippedTrunc != uint64(want.truncated) || sum.SendErrors != 0 {
