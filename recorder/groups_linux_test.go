@@ -15,8 +15,10 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"castdeck/format"
 	"castdeck/internal/netns"
 	"castdeck/internal/netnstest"
+	"castdeck/internal/sock"
 )
 
 // addSources gives an interface n addresses to send from.
@@ -435,6 +437,50 @@ func TestSharedSocketsTakeNothing(t *testing.T) {
 		}
 		r.Close()
 		unix.Close(fd)
+	}
+}
+
+// TestReopenUnicast: an interface that is made again, where the kernel does not let a
+// socket be bound to the new one: another socket takes over, beside a group of ours on
+// the same port, and has the port for itself again.
+func TestReopenUnicast(t *testing.T) {
+	tx, rx := netnstest.Veth(t)
+	all, group := sub("0.0.0.0:5000", "", rx), sub("239.7.13.1:5000", "", rx)
+	r, err := Listen([]Subscription{all, group}, Options{Buffer: 1 << 20})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	r.loop.rejoinConn = func(*sock.Conn, *net.Interface) error { return syscall.EPERM }
+	w := &tape{keep: true}
+	rec := start(t, r, w)
+	until(t, "it runs", func() bool { return r.Stats().Wakeups > 0 })
+	netnstest.RemakeVeth(t, tx, rx)
+	until(t, "the sockets are open again", func() bool { return w.noted(format.EventRejoined) > 0 })
+	k := newTalker(t, tx, source(t, tx, false), 1)
+	if err := errors.Join(unix.SetsockoptInt(k.fd, unix.SOL_SOCKET, unix.SO_BROADCAST, 1),
+		unix.SetsockoptString(k.fd, unix.SOL_SOCKET, unix.SO_BINDTODEVICE, tx)); err != nil {
+		t.Fatal(err)
+	}
+	k.send(netip.MustParseAddrPort("255.255.255.255:5000"), []byte("0"))
+	k.send(group.Group, []byte("1"))
+	until(t, "both are recorded", func() bool { return w.written() == 2 })
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fd)
+	if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Bind(fd, sockaddrOf(netip.MustParseAddrPort("0.0.0.0:5000"))); err != unix.EADDRINUSE {
+		t.Errorf("another program is bound to the port: %v", err)
+	}
+	rec.end()
+	for _, d := range w.datagrams {
+		if string(d.Payload) != fmt.Sprint(d.Interface) {
+			t.Errorf("%q on subscription %d", d.Payload, d.Interface)
+		}
 	}
 }
 

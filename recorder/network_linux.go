@@ -330,11 +330,15 @@ func (l *loop) back(d *device, n news) {
 // joinAgain joins all groups of a device again, and says that it did. What fails is tried again by retryJoins.
 func (l *loop) joinAgain(d *device, n news, why string) {
 	dev := &net.Interface{Index: d.index, Name: d.name}
-	var first error
+	// A socket that is opened again is bound beside the old one and our others.
+	first := l.share(true)
 	for _, key := range d.inlets {
 		if err := l.inlets[key].rejoin(l, key, dev); err != nil && first == nil {
 			first = err
 		}
+	}
+	if err := l.share(false); err != nil && first == nil {
+		first = err
 	}
 	switch tried := d.rejoin; {
 	case first == nil:
@@ -344,6 +348,20 @@ func (l *loop) joinAgain(d *device, n news, why string) {
 		d.rejoin = true
 		l.noteOf(d, n, format.EventJoinFailed, fmt.Sprintf("the groups could not be joined again, trying on: %v", first))
 	}
+}
+
+// share lets our own sockets be bound to ports that one of them has for itself, or
+// ends that. It returns the first error and goes on.
+func (l *loop) share(shared bool) error {
+	var first error
+	for _, in := range l.inlets {
+		if s, ok := in.(*socket); ok && s.stays {
+			if err := s.conn.SetShared(shared); err != nil && first == nil {
+				first = err
+			}
+		}
+	}
+	return first
 }
 
 // retryJoins tries once more what has failed.
@@ -380,6 +398,7 @@ func (s *socket) reopen(l *loop, key int, dev *net.Interface) error {
 			m.Interface = dev
 		}
 	}
+	config.Shared = true // until joinAgain is done
 	conn, err := sock.Listen(config)
 	if err != nil {
 		return err

@@ -196,7 +196,6 @@ func (r *Recorder) open(subs []Subscription, devices []*net.Interface) error {
 	}
 	l.poller = r.poller
 	l.ready = make([]int, min(len(sockets), 1024))
-	var alone []*sock.Conn // that are not of groups
 	for len(sockets) > 0 {
 		members := sockets[0]
 		config := sock.ListenConfig{Buffer: r.options.Buffer, Hardware: r.options.Hardware}
@@ -239,15 +238,9 @@ func (r *Recorder) open(subs []Subscription, devices []*net.Interface) error {
 			if err := conn.SetShared(true); err != nil {
 				return err
 			}
-			alone = append(alone, conn)
 		}
 	}
-	for _, conn := range alone {
-		if err := conn.SetShared(false); err != nil {
-			return err
-		}
-	}
-	return nil
+	return l.share(false)
 }
 
 // Interfaces describes the subscriptions, in their order; a datagram's Interface

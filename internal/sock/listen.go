@@ -47,6 +47,9 @@ type ListenConfig struct {
 	Buffer int
 	// Hardware asks for the network card's times, see HardwareClock.
 	Hardware bool
+	// Shared lets a Conn of a unicast address be bound beside others that allow it; see
+	// Conn.SetShared, which ends it.
+	Shared bool
 }
 
 // Message is one received datagram.

@@ -137,7 +137,7 @@ func (c *Conn) setOptions(family int, config ListenConfig) error {
 		{"SO_RXQ_OVFL", unix.SOL_SOCKET, unix.SO_RXQ_OVFL, 1},
 	}
 	joins := config.Memberships[0].Group.Addr().IsMulticast()
-	if !c.exclusive {
+	if !c.exclusive || config.Shared {
 		options = append(options, option{"SO_REUSEADDR", unix.SOL_SOCKET, unix.SO_REUSEADDR, 1})
 	}
 	if config.Hardware {
