@@ -23,16 +23,18 @@ type kernelDrops struct {
 	open     uint64 // one of these
 }
 
-// causes splits what our sockets dropped: of them no more can have had a wrong checksum,
-// or met a full buffer, than on the whole host.
+// causes splits what our sockets dropped. No more of them can have had a wrong checksum
+// than there were on the whole host; the rest met a full buffer. Where the host knows of
+// no full buffer, it were the checksums. The other way round it is not said: the host's
+// count of full buffers is too small (Linux 6.18: 789,009 of 859,242).
 func causes(dropped uint64, host *hoststat.Losses) (k kernelDrops) {
-	room, bad := host.FullBuffers+host.NoMemory, host.BadChecksums
-	if dropped >= room+bad {
-		k.buffer, k.checksum = room, bad
+	bad := min(dropped, host.BadChecksums)
+	k.buffer = dropped - bad
+	if k.buffer == 0 && host.FullBuffers+host.NoMemory == 0 {
+		k.checksum = bad
 	} else {
-		k.buffer, k.checksum = dropped-min(dropped, bad), dropped-min(dropped, room)
+		k.open = bad
 	}
-	k.open = dropped - k.buffer - k.checksum
 	return k
 }
 
@@ -114,11 +116,12 @@ func hostEvent(l *hoststat.Losses) format.Event {
 }
 
 // meterOf counts what the host loses from now on, on the interfaces of the recording.
-func meterOf(rec *recorder.Recorder) *hoststat.Meter {
+// It is made before anything is joined.
+func meterOf(subs []recorder.Subscription) *hoststat.Meter {
 	var names []string
-	for _, i := range rec.Interfaces() {
-		if i.Name != "" && !slices.Contains(names, i.Name) {
-			names = append(names, i.Name)
+	for _, s := range subs {
+		if s.Interface != "" && !slices.Contains(names, s.Interface) {
+			names = append(names, s.Interface)
 		}
 	}
 	return hoststat.NewMeter(names)

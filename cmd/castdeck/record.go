@@ -205,6 +205,7 @@ func (f *recordFlags) run(ctx context.Context, args []string) error {
 	if err := f.sourceFlags.apply(&o, len(subs), f.iface); err != nil {
 		return err
 	}
+	f.meter = meterOf(subs)
 	rec, err := recorder.Listen(subs, o)
 	if err != nil {
 		return err
@@ -274,7 +275,6 @@ func (f *recordFlags) record(ctx context.Context, rec *recorder.Recorder, out *o
 		defer cancel()
 	}
 	start := time.Now()
-	f.meter = meterOf(rec)
 	stop := f.report(rec, out.path, start)
 	names := rec.Interfaces()
 	err := rec.Run(ctx, &announcer{out, func(events []format.Event) { f.announce(events, names) }})
