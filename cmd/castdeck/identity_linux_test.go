@@ -75,9 +75,9 @@ func (p *recorderProcess) finish(t *testing.T) (s recordJSON, code int) {
 	return s, code
 }
 
-// flood sends numbered datagrams of one size, 8 bytes at least, to a group by lo, as
+// torrent sends numbered datagrams of one size, 8 bytes at least, to a group by lo, as
 // fast as it goes.
-type flood struct {
+type torrent struct {
 	t      *testing.T
 	sender *sock.Sender
 	socket int
@@ -87,13 +87,13 @@ type flood struct {
 	sent   uint64
 }
 
-func newFlood(t *testing.T, group netip.AddrPort, size int) *flood {
+func newTorrent(t *testing.T, group netip.AddrPort, size int) *torrent {
 	t.Helper()
 	lo, err := net.InterfaceByName("lo")
 	if err != nil {
 		t.Fatal(err)
 	}
-	f := &flood{t: t, dst: sock.NewSockaddr(group, lo), batch: sock.NewMessages(256)}
+	f := &torrent{t: t, dst: sock.NewSockaddr(group, lo), batch: sock.NewMessages(256)}
 	if f.sender, err = sock.NewSender(sock.SenderOptions{Interface: lo, Loopback: true, Segmentation: true}); err != nil {
 		t.Fatal(err)
 	}
@@ -107,7 +107,7 @@ func newFlood(t *testing.T, group netip.AddrPort, size int) *flood {
 	return f
 }
 
-func (f *flood) send(n uint64) {
+func (f *torrent) send(n uint64) {
 	f.t.Helper()
 	for n > 0 {
 		k := int(min(n, 256))
@@ -190,7 +190,7 @@ func TestIdentity(t *testing.T) {
 		buffer := map[string]string{"stopped": "1MiB", "small buffer": "16KiB", "processor quota": "256KiB"}[way]
 		host := hoststat.NewMeter(nil)
 		p := startRecorder(t, group, "-i", "lo", "--buffer", buffer)
-		f := newFlood(t, group, 8)
+		f := newTorrent(t, group, 8)
 		seed := rand.Uint64()
 		random := rand.New(rand.NewPCG(seed, 1))
 		switch way {
@@ -289,7 +289,7 @@ func TestMemoryLimit(t *testing.T) {
 	enter := []string{"sh", "-c", `echo $$ > "$0/cgroup.procs" && exec "$@"`, dir}
 	p := startRecorderBy(t, enter, group, "-i", "lo")
 	const sent = 300_000
-	f := newFlood(t, group, 1400)
+	f := newTorrent(t, group, 1400)
 	f.send(sent)
 	s, code := p.finish(t)
 	killed, err := os.ReadFile(filepath.Join(dir, events))
