@@ -60,8 +60,8 @@ func injector(t *testing.T, tx string) (send func(p []byte)) {
 	}
 }
 
-// losses is the inverse of toHostJSON, as far as hostLines needs it.
-func losses(j *hostJSON) *hoststat.Losses {
+// backToLosses is the inverse of toHostJSON, as far as hostLines needs it.
+func backToLosses(j *hostJSON) *hoststat.Losses {
 	return &hoststat.Losses{BadChecksums: j.BadChecksums, Reassembly: j.Reassembly, ReversePath: j.ReversePath, Softnet: j.Softnet}
 }
 
@@ -135,7 +135,7 @@ func TestLossByCause(t *testing.T) {
 				if err != nil || len(sum1.events) == 0 || !strings.Contains(sum1.events[len(sum1.events)-1].Text, rx+": errors 0") {
 					t.Errorf("the recording's events: %+v, %v", sum1.events, err)
 				}
-				if lines := strings.Join(hostLines(losses(s.Host)), "\n"); !strings.Contains(lines, c.says) {
+				if lines := strings.Join(hostLines(backToLosses(s.Host)), "\n"); !strings.Contains(lines, c.says) {
 					t.Errorf("%q is not in %q", c.says, lines)
 				}
 				os.Remove(p.path)

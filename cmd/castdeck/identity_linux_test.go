@@ -68,9 +68,8 @@ func (p *recorderProcess) finish(t *testing.T) (s recordJSON, code int) {
 	killed := time.AfterFunc(time.Minute, func() { p.cmd.Process.Kill() })
 	defer killed.Stop()
 	code, _ = exitCode(p.cmd.Wait())
-	lines := strings.Split(strings.TrimSpace(p.stdout.String()), "\n")
-	if err := json.Unmarshal([]byte(lines[len(lines)-1]), &s); err != nil || s.Event != "summary" {
-		t.Fatalf("exit code %d, no summary: %v: %s%s", code, err, lines[len(lines)-1], p.talk.Bytes())
+	if err := json.Unmarshal(lastLine(p.stdout.Bytes()), &s); err != nil || s.Event != "summary" {
+		t.Fatalf("exit code %d, no summary: %v: %s%s", code, err, p.stdout.Bytes(), p.talk.Bytes())
 	}
 	return s, code
 }
