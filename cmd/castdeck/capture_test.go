@@ -260,9 +260,3 @@ func pipe(t *testing.T, command string) string {
 	}
 	return string(out)
 }
-
-// lastLine of what a command printed with --json: its summary.
-func lastLine(b []byte) []byte {
-	b = bytes.TrimSpace(b)
-	return b[bytes.LastIndexByte(b, '\n')+1:]
-}
