@@ -47,6 +47,24 @@ func TestLedger(t *testing.T) {
 	}
 }
 
+// TestLedgerRebase: the counter of another socket goes on where the first one ended,
+// also where that had wrapped, and what was lost last and not placed is told once.
+func TestLedgerRebase(t *testing.T) {
+	l := ledger{placed: 0xFFFFFFF0, known: 0xFFFFFFF0, total: 0xFFFFFFF0}
+	l.observe(6) // 22 more, behind the last datagram
+	l.rebase()
+	if grown := l.observe(0); grown != 0 || l.total != 0x1_0000_0006 {
+		t.Errorf("a new socket that has lost nothing: %d more, %d in all", grown, l.total)
+	}
+	placed, grown := l.place(3), l.observe(3)
+	if placed != 22+3 || grown != 3 || l.total != 0x1_0000_0009 {
+		t.Errorf("3 lost on the new socket: %d placed, %d more, %d in all", placed, grown, l.total)
+	}
+	if placed := l.place(3); placed != 0 {
+		t.Errorf("%d placed a second time", placed)
+	}
+}
+
 func TestPacer(t *testing.T) {
 	var p pacer
 	// Datagrams keep coming and the buffer is nearly empty: the sleep grows.
