@@ -104,7 +104,11 @@ func boundMemory(args []string) {
 // have something to bring to an end; the second signal has its default effect, and
 // so has the first one with all other commands.
 func orderlyEnd(ctx context.Context) (context.Context, context.CancelFunc) {
-	ctx, stop := signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
+	return endOn(ctx, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
+}
+
+func endOn(ctx context.Context, signals ...os.Signal) (context.Context, context.CancelFunc) {
+	ctx, stop := signal.NotifyContext(ctx, signals...)
 	context.AfterFunc(ctx, stop)
 	return ctx, stop
 }

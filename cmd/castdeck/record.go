@@ -16,7 +16,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"castdeck/format"
-	"castdeck/format/segment"
 	"castdeck/internal/hoststat"
 	"castdeck/internal/mcast"
 	"castdeck/recorder"
@@ -26,8 +25,8 @@ type recordFlags struct {
 	iface       string
 	groupsFiles []string
 	sourceFlags
+	fileFlags
 
-	output   string
 	compress string
 	sync     string
 	duration durationValue
@@ -96,7 +95,7 @@ power) is readable up to its last whole chunk, without repair.`,
 			if limit, ok := hoststat.MemoryLimit(); ok {
 				f.fitMemory(limit, cmd.Flags().Changed("queue"))
 			}
-			ctx, stop := orderlyEnd(cmd.Context())
+			ctx, stop := endOn(cmd.Context(), syscall.SIGINT, syscall.SIGTERM) // HUP: see recordFiles.work
 			defer stop()
 			return f.run(ctx, args)
 		},
@@ -104,7 +103,7 @@ power) is readable up to its last whole chunk, without repair.`,
 	fl := cmd.Flags()
 	fl.StringVarP(&f.iface, "interface", "i", "", "network interface to join on: name, index or own address")
 	fl.StringArrayVar(&f.groupsFiles, "groups-file", nil, "read more groups from this `FILE`: one a line, or YAML; - is stdin (repeatable)")
-	fl.StringVarP(&f.output, "output", "o", "", "file to write: *.pcapng.zst, *.pcapng.gz, *.pcapng or *.pcap")
+	f.fileFlags.addFlags(fl)
 	fl.StringVar(&f.compress, "compress", "", "`zstd|gzip|none`; default by the file's name")
 	fl.StringVar(&f.sync, "sync", "segment", "make data durable: `none|segment|interval` (at the end, or at each flush too)")
 	fl.Var(&f.duration, "duration", "stop after this long, such as 10m")
@@ -175,9 +174,6 @@ func (f *recordFlags) run(ctx context.Context, args []string) error {
 	if len(args)+len(f.groupsFiles) == 0 && !f.byFilter() {
 		return usagef("record: name one or more groups, such as 239.1.1.1:5000, or a --groups-file")
 	}
-	if f.output == "" {
-		return usagef("record: name the file to write with -o, such as -o feed.pcapng.zst")
-	}
 	var groups []mcast.Group
 	for _, path := range f.groupsFiles {
 		more, err := readGroups(path, f.stdin)
@@ -190,37 +186,46 @@ func (f *recordFlags) run(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	kind, err := kindOf(f.output, f.compress)
+	ctx, end := context.WithCancel(ctx)
+	defer end()
+	files, err := f.newFiles(subs, end)
 	if err != nil {
 		return err
 	}
-	durable, err := segment.ParseSync(f.sync)
+	defer files.work()()
+	from, err := f.startTime(time.Now())
 	if err != nil {
-		return usagef("--sync: %v", err)
+		files.Close()
+		return err
+	}
+	if from != 0 {
+		waitUntil(ctx, from)
 	}
 	o := recorder.Options{
 		Buffer: int(f.buffer.bytes), Queue: f.queue.bytes, Count: uint64(f.count), FlushInterval: f.flush.Duration,
 		Silence: f.silence.Duration,
 	}
 	if err := f.sourceFlags.apply(&o, len(subs), f.iface); err != nil {
+		files.Close()
 		return err
 	}
 	f.meter = meterOf(subs)
 	rec, err := recorder.Listen(subs, o)
 	if err != nil {
+		files.Close()
 		return err
 	}
-	defer rec.Close()
-	out, err := createOutput(f.output, kind, segment.Options{
-		Interfaces: rec.Interfaces(), Overwrite: f.force, Info: f.sourceFlags.info(segmentInfo(subs), rec.Clock()), Sync: durable,
-		// Losing compression is better than losing datagrams.
-		Store: func() bool { return rec.Pressure() > 0.25 },
-	})
-	if err != nil {
+	if err := files.begin(rec, from, func() {
+		if f.duration.Duration > 0 {
+			time.AfterFunc(f.duration.Duration, end)
+		}
+	}); err != nil {
+		rec.Close()
+		files.Close()
 		return err
 	}
 	f.greet(rec, subs)
-	return f.record(ctx, rec, out)
+	return f.record(ctx, rec, files)
 }
 
 // segmentInfo says where and how the recording was made.
@@ -264,34 +269,29 @@ func (f *recordFlags) greet(rec *recorder.Recorder, subs []recorder.Subscription
 		if len(subs) == 0 {
 			what = "what meets the filter"
 		}
-		fmt.Fprintf(f.stderr, "recording %s to %s; stop with ctrl-C\n", what, oneLine(f.output))
+		fmt.Fprintf(f.stderr, "recording %s to %s; stop with ctrl-C\n", what, oneLine(strings.Join(f.outputs, ", ")))
 	}
 }
 
-func (f *recordFlags) record(ctx context.Context, rec *recorder.Recorder, out *output) error {
-	if f.duration.Duration > 0 {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, f.duration.Duration)
-		defer cancel()
-	}
+func (f *recordFlags) record(ctx context.Context, rec *recorder.Recorder, files *recordFiles) error {
 	start := time.Now()
-	stop := f.report(rec, out.path, start)
+	stop := f.report(rec, files, start)
 	names := rec.Interfaces()
-	err := rec.Run(ctx, &announcer{out, func(events []format.Event) { f.announce(events, names) }})
-	stop()
-	f.host = f.meter.Read()
-	if werr := out.WriteBatch(&format.Batch{Events: []format.Event{hostEvent(&f.host)}}); err == nil {
-		err = werr
-	}
-	if cerr := out.Close(); err == nil {
-		err = cerr
+	say := &announcer{files, func(events []format.Event) { f.announce(events, names) }}
+	err, stuck := files.runRecorder(ctx, rec, say, func() error {
+		stop()
+		f.host = f.meter.Read()
+		return files.WriteBatch(&format.Batch{Events: []format.Event{hostEvent(&f.host)}})
+	})
+	if !stuck {
+		rec.Close()
 	}
 	s := stats(rec)
 	// What a writer held when it failed is lost too.
-	written, bytes := out.written()
-	s.Dropped.Writer += s.Datagrams - min(written, s.Datagrams)
-	s.Datagrams, s.Bytes = written, bytes
-	if werr := f.summary(s, out, time.Since(start)); err == nil && !errors.Is(werr, syscall.EPIPE) {
+	t := files.totals()
+	s.Dropped.Writer = s.Datagrams - min(t.Datagrams+t.Passed, s.Datagrams)
+	s.Datagrams, s.Bytes = t.Datagrams, t.Bytes
+	if werr := f.summary(s, files, time.Since(start)); err == nil && !errors.Is(werr, syscall.EPIPE) {
 		err = werr // that nobody reads our output takes nothing from the recording
 	}
 	if err == nil && (s.Dropped.Kernel+s.Dropped.Writer+s.Dropped.Truncated > 0 || f.failLoss && f.host.Lost() > 0) {
@@ -301,14 +301,15 @@ func (f *recordFlags) record(ctx context.Context, rec *recorder.Recorder, out *o
 }
 
 // report prints statistics until the function that it returns is called.
-func (f *recordFlags) report(rec *recorder.Recorder, path string, start time.Time) (stop func()) {
+func (f *recordFlags) report(rec *recorder.Recorder, files *recordFiles, start time.Time) (stop func()) {
 	if !f.json && !f.terminal {
 		return func() {}
 	}
 	var last recorder.Stats
 	return every(f.interval.Duration, func(now time.Time, since time.Duration) {
 		s := stats(rec)
-		f.tick(s, last, path, now.Sub(start), since)
+		s.Dropped.Writer += files.lost()
+		f.tick(s, last, files, now.Sub(start), since)
 		last = s
 	}, func() {
 		if f.terminal {
@@ -317,7 +318,7 @@ func (f *recordFlags) report(rec *recorder.Recorder, path string, start time.Tim
 	})
 }
 
-func (f *recordFlags) tick(s, last recorder.Stats, path string, elapsed, since time.Duration) {
+func (f *recordFlags) tick(s, last recorder.Stats, files *recordFiles, elapsed, since time.Duration) {
 	f.talk.Lock()
 	defer f.talk.Unlock()
 	f.host = f.meter.Read()
@@ -325,17 +326,13 @@ func (f *recordFlags) tick(s, last recorder.Stats, path string, elapsed, since t
 		_ = json.NewEncoder(f.stdout).Encode(f.toJSON("stats", s, elapsed))
 	}
 	if f.terminal {
-		fileSize := int64(0)
-		if st, err := os.Stat(path); err == nil {
-			fileSize = st.Size()
-		}
 		before := "" // of what was lost before it reached our sockets
 		if n := f.host.Lost(); n > 0 {
 			before = fmt.Sprintf(" (host: %s)", count(n))
 		}
 		fmt.Fprintf(f.stderr, "\r%s  %s  %s  %s datagrams  %s lost%s  file %s\x1b[K",
 			elapsed.Round(time.Second), rate(s.Datagrams-last.Datagrams, since), bitrate(s.Bytes-last.Bytes, since),
-			count(s.Datagrams), count(s.Dropped.Kernel+s.Dropped.Writer), before, size(fileSize))
+			count(s.Datagrams), count(s.Dropped.Kernel+s.Dropped.Writer), before, size(files.size()))
 	}
 }
 
@@ -352,6 +349,11 @@ type recordJSON struct {
 	NotUDP          uint64         `json:"packets_not_udp"`
 	Joined          uint64         `json:"packets_joined"`
 	Host            *hostJSON      `json:"host"`
+	// SegmentsOmitted are left out of Segments, the oldest ones.
+	SegmentsOmitted int     `json:"segments_omitted,omitempty"`
+	SegmentsDeleted int     `json:"segments_deleted,omitempty"`
+	PassedBy        *uint64 `json:"passed_by,omitempty"`
+	HookFailures    *uint64 `json:"on_segment_failures,omitempty"`
 }
 
 type warningJSON struct {
@@ -374,6 +376,8 @@ type segmentJSON struct {
 	Datagrams uint64 `json:"datagrams"`
 	Bytes     uint64 `json:"bytes"`
 	FileBytes int64  `json:"file_bytes"`
+	Deleted   bool   `json:"deleted,omitempty"` // since, by --keep or for want of room
+	Unsealed  bool   `json:"unsealed,omitempty"`
 }
 
 func (f *recordFlags) toJSON(event string, s recorder.Stats, elapsed time.Duration) recordJSON {
@@ -387,10 +391,10 @@ func (f *recordFlags) toJSON(event string, s recorder.Stats, elapsed time.Durati
 	}
 }
 
-func (f *recordFlags) summary(s recorder.Stats, out *output, elapsed time.Duration) error {
+func (f *recordFlags) summary(s recorder.Stats, files *recordFiles, elapsed time.Duration) error {
 	if f.json {
 		j := f.toJSON("summary", s, elapsed)
-		j.Segments = []segmentJSON{{out.path, s.Datagrams, s.Bytes, out.size()}}
+		files.addTo(&j)
 		return json.NewEncoder(f.stdout).Encode(j)
 	}
 	for _, line := range hostLines(&f.host) {
@@ -418,7 +422,8 @@ func (f *recordFlags) summary(s recorder.Stats, out *output, elapsed time.Durati
 	if s.Datagrams+s.NotUDP+s.Dropped.Kernel == 0 && elapsed > time.Second {
 		fmt.Fprintf(f.stderr, "castdeck: nothing arrived: are group, port and interface those of the sender, does the switch forward it here (IGMP), is a firewall or rp_filter in the way?\n")
 	}
+	files.explain()
 	_, err := fmt.Fprintf(f.stderr, "castdeck: %s: %s, %s payload, %s on disk, %.1f s, %s\n",
-		oneLine(out.path), plural(s.Datagrams, "datagram"), size(s.Bytes), size(out.size()), elapsed.Seconds(), lost)
+		oneLine(files.path()), plural(s.Datagrams, "datagram"), size(s.Bytes), size(files.size()), elapsed.Seconds(), lost)
 	return err
 }

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 )
@@ -78,7 +79,7 @@ type keeper struct {
 	bytes   int64
 	sealing int // segments that are being sealed
 	stuck   int // of them, those that wait for room, or for such a one
-	deleted int
+	deleted atomic.Int64
 }
 
 func newKeeper(fs FS, event func(Event)) *keeper {
@@ -156,12 +157,6 @@ func (k *keeper) size() int64 {
 	return k.bytes
 }
 
-func (k *keeper) count() int {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	return k.deleted
-}
-
 // enforce deletes what is beyond the limits, where open bytes are in a segment that is
 // still written (-1: there is none).
 func (k *keeper) enforce(limit Keep, open int64, now time.Time) {
@@ -237,7 +232,7 @@ func (k *keeper) deleteOldest(why string) bool {
 		k.event(Event{Kind: EventKept, Path: f.path, FileBytes: f.size, Reason: why, Err: err})
 		return false
 	}
-	k.deleted++
+	k.deleted.Add(1)
 	k.event(Event{Kind: EventDeleted, Path: f.path, FileBytes: f.size, Reason: why})
 	return true
 }

@@ -64,8 +64,8 @@ type SeriesOptions struct {
 	// Event is told what happens. It is called by any goroutine, must return soon and
 	// must not call the series. nil is allowed.
 	Event func(Event)
-	// Lazy opens the first file with the first datagram, not in OpenSeries.
-	Lazy bool
+	// Lock the names also where there is only one: nothing is made for now.
+	Lock bool
 	// FS to write to; nil is OS.
 	FS FS
 	// Now is the clock; nil is time.Now.
@@ -81,6 +81,8 @@ type EventKind uint8
 const (
 	// EventSealed: a segment is complete and durable.
 	EventSealed EventKind = iota
+	// EventUnsealed: a file could not be sealed; what it holds is readable.
+	EventUnsealed
 	// EventDeleted: a segment was deleted to make room, or by a limit.
 	EventDeleted
 	// EventKept: a segment could not be deleted.
@@ -213,9 +215,9 @@ type undo struct {
 	drops uint64
 }
 
-// OpenSeries begins a series: it takes the lock, looks for segments that earlier runs
-// left, and makes the first file. The error wraps ErrLocked where another recorder
-// writes files of these names.
+// OpenSeries prepares a series: it takes the lock and looks for segments that earlier
+// runs left. The error wraps ErrLocked where another recorder writes files of these
+// names. The first file is made by Begin, or with the first datagram.
 func OpenSeries(o SeriesOptions) (*Series, error) {
 	if o.FS == nil {
 		o.FS = OS
@@ -232,36 +234,30 @@ func OpenSeries(o SeriesOptions) (*Series, error) {
 	s := &Series{o: o, keeper: newKeeper(o.FS, o.Event), slots: make(chan struct{}, maxSealing), backOff: retryAfter}
 	s.fs = &seriesFS{FS: o.FS, s: s}
 	s.wrote = o.Now()
-	if s.several() || o.Lazy {
+	if s.several() || o.Lock {
 		lock, err := lockSeries(o.Names.lockPath())
 		if err != nil {
 			return nil, err
 		}
 		s.lock = lock
 	}
-	err := s.begin()
-	if err != nil && s.lock != nil {
-		s.lock.Close()
-	}
-	if err != nil {
-		return nil, err
+	if s.several() {
+		if err := s.keeper.find(o.Names); err != nil {
+			s.lock.Close()
+			return nil, err
+		}
 	}
 	return s, nil
 }
 
-func (s *Series) begin() error {
-	if s.several() {
-		if err := s.keeper.find(s.o.Names); err != nil {
-			return err
-		}
-	}
+// Begin deletes what is beyond the limits and makes the first file, although there is
+// nothing to write yet.
+func (s *Series) Begin() error {
+	defer s.publish()
 	now := s.o.Now()
 	s.enforce(now)
 	if err := s.checkRoom(now); err != nil || s.paused {
 		return err
-	}
-	if s.o.Lazy {
-		return nil
 	}
 	err := s.openPart(now.UnixNano())
 	if err != nil && IsFull(err) && s.o.OnFull == FullPause {
@@ -579,9 +575,10 @@ func (s *Series) sealed(p *part1, size int64, err error) {
 		s.failed = cmp.Or(s.failed, err)
 	}
 	s.mu.Unlock()
-	if err == nil {
-		s.o.Event(e)
+	if e.Err = err; err != nil {
+		e.Kind = EventUnsealed
 	}
+	s.o.Event(e)
 	s.keeper.end(f)
 	s.enforce(s.o.Now())
 }
@@ -630,6 +627,8 @@ func (s *Series) abandon(p *part1) {
 	}
 	s.number++
 	s.backOff = retryAfter
+	s.o.Event(Event{Kind: EventUnsealed, Path: p.path, Number: p.number, Datagrams: datagrams, Bytes: bytes,
+		FileBytes: p.Size(), First: p.first, Last: p.last})
 }
 
 func (s *Series) pause(why, path string) {
@@ -866,7 +865,7 @@ func (s *Series) Totals() SeriesTotals {
 	t.Bytes += s.open.Bytes
 	t.FileBytes += s.open.FileBytes
 	s.mu.Unlock()
-	t.Deleted = s.keeper.count()
+	t.Deleted = int(s.keeper.deleted.Load())
 	return t
 }
 

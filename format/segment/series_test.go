@@ -213,6 +213,9 @@ func openSeries(t testing.TB, o SeriesOptions) *Series {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { s.Close() })
+	if err := s.Begin(); err != nil {
+		t.Fatal(err)
+	}
 	return s
 }
 
@@ -642,7 +645,11 @@ func TestSeriesEveryOperationFails(t *testing.T) {
 				var totals SeriesTotals
 				given := 0
 				if err == nil {
+					err = s.Begin()
 					for b := range slices.Chunk(ds, 20) {
+						if err != nil {
+							break
+						}
 						given += len(b)
 						if err = s.WriteBatch(&format.Batch{Datagrams: b}); err == nil {
 							err = s.Flush()
