@@ -260,11 +260,14 @@ func (s *Series) Begin() error {
 		return err
 	}
 	err := s.openPart(now.UnixNano())
-	if err != nil && IsFull(err) && s.o.OnFull == FullPause {
+	switch {
+	case err == nil:
+		return nil
+	case IsFull(err) && s.o.OnFull == FullPause:
 		s.pause(err.Error(), "")
 		return nil
 	}
-	return err
+	return s.fail(err)
 }
 
 // several says that the names are made for more than one file.
