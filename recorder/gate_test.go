@@ -61,8 +61,8 @@ func feedGate(t *testing.T, g *Gate, first, end, size int) {
 	}
 }
 
-// TestRingKeeps: the trigger lets through exactly what is not older than Keep.
-func TestRingKeeps(t *testing.T) {
+// TestGateKeeps: the trigger lets through exactly what is not older than Keep.
+func TestGateKeeps(t *testing.T) {
 	var out numbers
 	g := NewGate(&out, GateOptions{Keep: 5 * time.Second, Memory: 1 << 30})
 	feedGate(t, g, 0, 60_000, 64)
@@ -85,8 +85,8 @@ func TestRingKeeps(t *testing.T) {
 	}
 }
 
-// TestRingIsOld: after a silence the ring holds nothing that is young enough.
-func TestRingIsOld(t *testing.T) {
+// TestGateIsOld: after a silence the ring holds nothing that is young enough.
+func TestGateIsOld(t *testing.T) {
 	var out numbers
 	g := NewGate(&out, GateOptions{Keep: time.Second, Memory: 1 << 30})
 	feedGate(t, g, 0, 1000, 64)
@@ -98,8 +98,8 @@ func TestRingIsOld(t *testing.T) {
 	}
 }
 
-// TestRingIsBounded: memory limits what is held, and the newest stays.
-func TestRingIsBounded(t *testing.T) {
+// TestGateIsBounded: memory limits what is held, and the newest stays.
+func TestGateIsBounded(t *testing.T) {
 	var out numbers
 	g := NewGate(&out, GateOptions{Keep: time.Hour, Memory: 4 << 20})
 	var before, after runtime.MemStats
@@ -161,8 +161,8 @@ func TestGateTellsErrors(t *testing.T) {
 	}
 }
 
-// TestRingAllocatesNothing: in steady state it copies into memory that it has.
-func TestRingAllocatesNothing(t *testing.T) {
+// TestGateAllocatesNothing: in steady state it copies into memory that it has.
+func TestGateAllocatesNothing(t *testing.T) {
 	g := NewGate(&numbers{}, GateOptions{Keep: time.Hour, Memory: 2 << 20})
 	b := numbered(0, 500, 200)
 	for range 100 {
