@@ -71,7 +71,7 @@ func (g *Gate) WriteBatch(b *format.Batch) error {
 		}
 	}
 	if n == 0 {
-		g.passed += uint64(len(b.Datagrams))
+		g.passed += udp(b.Datagrams)
 		return nil
 	}
 	pass := make([]format.Datagram, 0, n)
@@ -80,7 +80,7 @@ func (g *Gate) WriteBatch(b *format.Batch) error {
 			pass = append(pass, b.Datagrams[i])
 		}
 	}
-	g.passed += uint64(len(b.Datagrams) - n)
+	g.passed += udp(b.Datagrams) - udp(pass)
 	g.open = n == len(b.Datagrams)
 	return g.write(pass, true)
 }
@@ -133,7 +133,7 @@ func last(b *format.Batch) int64 { return b.Datagrams[len(b.Datagrams)-1].Time }
 // more adds an empty batch to the ring.
 func (g *Gate) more() *format.Batch {
 	if len(g.held) == g.most {
-		g.dropped += uint64(len(g.held[0].Datagrams))
+		g.dropped += udp(g.held[0].Datagrams)
 		g.letGo()
 	}
 	var b *format.Batch
@@ -146,10 +146,20 @@ func (g *Gate) more() *format.Batch {
 	return b
 }
 
+// udp counts datagrams, without packets that are none.
+func udp(ds []format.Datagram) (n uint64) {
+	for i := range ds {
+		if ds[i].Flags&format.FlagNotUDP == 0 {
+			n++
+		}
+	}
+	return n
+}
+
 // letGo forgets the oldest batch.
 func (g *Gate) letGo() {
 	b := g.held[0]
-	g.passed += uint64(len(b.Datagrams))
+	g.passed += udp(b.Datagrams)
 	b.Reset()
 	g.free = append(g.free, b)
 	g.held = append(g.held[:0], g.held[1:]...)
@@ -169,7 +179,7 @@ func (g *Gate) Open(t int64) error {
 		for n < len(ds) && ds[n].Time < from {
 			n++
 		}
-		g.passed += uint64(n)
+		g.passed += udp(ds[:n])
 		if n == len(ds) {
 			continue
 		}

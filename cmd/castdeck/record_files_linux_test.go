@@ -65,8 +65,8 @@ func (s *sender) send(n, size int) {
 	}
 }
 
-// process is a castdeck that runs beside the test.
-type process struct {
+// child is a castdeck that runs beside the test.
+type child struct {
 	t        testing.TB
 	cmd      *exec.Cmd
 	out, err lockedBuffer
@@ -91,9 +91,9 @@ func (l *lockedBuffer) String() string {
 }
 
 // startProcess runs a command and, where group is not empty, waits until it is joined.
-func startProcess(t testing.TB, group string, cmd *exec.Cmd) *process {
+func startProcess(t testing.TB, group string, cmd *exec.Cmd) *child {
 	t.Helper()
-	p := &process{t: t, cmd: cmd, done: make(chan error, 1)}
+	p := &child{t: t, cmd: cmd, done: make(chan error, 1)}
 	cmd.Stdout, cmd.Stderr = &p.out, &p.err
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
@@ -108,12 +108,12 @@ func startProcess(t testing.TB, group string, cmd *exec.Cmd) *process {
 	return p
 }
 
-func startRecord(t testing.TB, group string, args ...string) *process {
+func startRecord(t testing.TB, group string, args ...string) *child {
 	t.Helper()
 	return startProcess(t, group, exec.Command("castdeck", append([]string{"record", group, "-i", "lo", "--json", "--interval", "1h"}, args...)...))
 }
 
-func (p *process) signal(s os.Signal) {
+func (p *child) signal(s os.Signal) {
 	p.t.Helper()
 	if err := p.cmd.Process.Signal(s); err != nil {
 		p.t.Fatalf("%v: %v: %s", s, err, p.err.String())
@@ -121,7 +121,7 @@ func (p *process) signal(s os.Signal) {
 }
 
 // wait returns the exit code and the summary.
-func (p *process) wait() (code int, sum recordJSON) {
+func (p *child) wait() (code int, sum recordJSON) {
 	p.t.Helper()
 	select {
 	case err := <-p.done:
@@ -144,7 +144,7 @@ func (p *process) wait() (code int, sum recordJSON) {
 }
 
 // events of a kind that the process has printed so far.
-func (p *process) events(kind string) (list []noticeJSON) {
+func (p *child) events(kind string) (list []noticeJSON) {
 	for line := range strings.Lines(p.out.String()) {
 		var j noticeJSON
 		if json.Unmarshal([]byte(line), &j) == nil && j.Event == kind {
@@ -320,7 +320,7 @@ func TestSplitCommand(t *testing.T) {
 // inTmpfs runs castdeck record in a mount namespace where dir is a tmpfs of 1 MiB with
 // ballast bytes in it; what it left there is copied to out. The test sees the tmpfs
 // through the process.
-func inTmpfs(t *testing.T, group, dir, out string, ballast int, args ...string) *process {
+func inTmpfs(t *testing.T, group, dir, out string, ballast int, args ...string) *child {
 	t.Helper()
 	if err := exec.Command("unshare", "-m", "true").Run(); err != nil {
 		t.Skipf("no mount namespace: %v", err)
@@ -386,11 +386,11 @@ func TestOnFull(t *testing.T) {
 		}
 		eventually(t, "goes on", func() bool { return len(p.events("resumed")) > 0 })
 		s.send(300, 1000)
-		child, err := exec.Command("pgrep", "-P", strconv.Itoa(p.cmd.Process.Pid), "-x", "castdeck").Output()
+		running, err := exec.Command("pgrep", "-P", strconv.Itoa(p.cmd.Process.Pid), "-x", "castdeck").Output()
 		if err != nil {
 			t.Skipf("pgrep: %v", err)
 		}
-		pid, err := strconv.Atoi(strings.TrimSpace(string(child)))
+		pid, err := strconv.Atoi(strings.TrimSpace(string(running)))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -504,7 +504,7 @@ func TestSecondRecorder(t *testing.T) {
 	if code, _ := third.wait(); code != exitFailed || !strings.Contains(third.err.String(), "another castdeck is writing") {
 		t.Errorf("exit code %d: %s", code, third.err.String())
 	}
-	for _, p := range []*process{p, second} {
+	for _, p := range []*child{p, second} {
 		p.signal(syscall.SIGTERM)
 		if code, _ := p.wait(); code != exitOK {
 			t.Errorf("exit code %d: %s", code, p.err.String())
@@ -681,7 +681,7 @@ func TestDiskHangs(t *testing.T) {
 	netnstest.Require(t)
 	group := netip.MustParseAddrPort("239.88.9.1:5000")
 	hang := make(chan struct{})
-	f := &recordFlags{stdout: &lockedBuffer{}, stderr: &lockedBuffer{}, sync: "none"}
+	f := &recordFlags{stdout: &lockedBuffer{}, stderr: &lockedBuffer{}, sync: "none", sourceFlags: sourceFlags{source: "socket", timestamps: "kernel"}}
 	f.outputs, f.stuckAfter, f.trigger = []string{filepath.Join(t.TempDir(), "feed.pcapng")}, 500*time.Millisecond, "SIGUSR2"
 	subs := []recorder.Subscription{{Group: group, Interface: "lo"}}
 	ctx, end := context.WithCancel(t.Context())
@@ -690,7 +690,7 @@ func TestDiskHangs(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	o, err := files.seriesOptions(files.sinks[0], subs, segment.SyncNone)
+	o, err := files.seriesOptions(files.sinks[0], segment.SyncNone)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -711,7 +711,7 @@ func TestDiskHangs(t *testing.T) {
 	}
 	done := make(chan result, 1)
 	go func() {
-		err, stuck := files.runRecorder(ctx, rec, files)
+		err, stuck := files.runRecorder(ctx, rec, files, func() error { return nil })
 		done <- result{err, stuck}
 	}()
 	s := newSender(t, group.String())
