@@ -613,7 +613,7 @@ func (s *Series) pauses(err error) bool {
 }
 
 // abandon takes up a file that could not be written to its end. One without a datagram
-// goes away.
+// goes away, unless an error ended the series.
 func (s *Series) abandon(p *part1) {
 	_ = p.Close()
 	datagrams, bytes := p.Written()
@@ -623,7 +623,7 @@ func (s *Series) abandon(p *part1) {
 	s.totals.Lost += p.datagrams - datagrams
 	s.totals.FileBytes += p.Size()
 	s.mu.Unlock()
-	if datagrams == 0 && !p.totals {
+	if datagrams == 0 && !p.totals && s.err == nil {
 		_ = s.o.FS.Remove(p.path)
 		s.backOff = min(2*s.backOff, retryAtMost)
 		return
