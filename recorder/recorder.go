@@ -70,7 +70,8 @@ type Options struct {
 	// 64 MiB. It is kernel memory as getsockopt reports it, twice what SO_RCVBUF is
 	// set to, and a datagram takes some 640 bytes more of it than its payload. Without
 	// CAP_NET_ADMIN the kernel cuts it to twice net.core.rmem_max, in silence:
-	// compare with Stats.BufferBytes.
+	// compare with Stats.BufferBytes. With Packet it is the size of the ring of each
+	// interface, which is granted whole; less than 256 KiB counts as that.
 	Buffer int
 	// Queue is the memory in bytes between receiving and writing; 0 is 256 MiB, and
 	// less than 2 MiB counts as 2 MiB. It is taken as it is needed.

@@ -108,7 +108,7 @@ power) is readable up to its last whole chunk, without repair.`,
 	fl.StringVar(&f.sync, "sync", "segment", "make data durable: `none|segment|interval` (at the end, or at each flush too)")
 	fl.Var(&f.duration, "duration", "stop after this long, such as 10m")
 	fl.Var(&f.count, "count", "stop after exactly this many datagrams")
-	fl.Var(&f.buffer, "buffer", "receive buffer to ask the kernel for, per socket")
+	fl.Var(&f.buffer, "buffer", "receive buffer to ask the kernel for, per socket; with --source packet the ring of each interface")
 	fl.Var(&f.queue, "queue", "memory between receiving and writing")
 	fl.Var(&f.flush, "flush-interval", "write what was received at least this often")
 	fl.Var(&f.silence, "silence", "report a group that nothing came for in so long, once, with what to check; 0 is never")

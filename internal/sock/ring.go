@@ -42,6 +42,7 @@ type Packet struct {
 	Lossy bool
 	// Segment, where it is not 0, says that the kernel or the card has joined datagrams
 	// of this many bytes of payload, the last one perhaps of fewer, to one packet (GSO,
-	// GRO); its headers are those of one long datagram.
+	// GRO); its headers are those of one long datagram. A kernel before 6.2 drops such
+	// packets, and counts them as lost.
 	Segment int
 }
