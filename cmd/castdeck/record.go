@@ -79,6 +79,9 @@ several packets there, and one with a wrong UDP checksum is recorded.
 A --groups-file has a GROUP a line, with # comments, or is YAML. A --config file
 is YAML with a key for each long flag, and groups.
 
+With --rotate, or a time in the name, it writes one file after the other; HUP
+begins the next one. Without, HUP ends the recording.
+
 What the kernel dropped because castdeck could not keep up is counted, in the
 file and in the summary; exit code 3 then. A recording that is cut off (kill -9,
 power) is readable up to its last whole chunk, without repair.`,
@@ -87,6 +90,7 @@ power) is readable up to its last whole chunk, without repair.`,
   castdeck record 10.0.0.1@232.1.1.1:5000 -i eth0 -o one.pcap --count 1000 --json
   castdeck record --groups-file feeds.txt -i eth0 -o feeds.pcapng.zst
   castdeck record -i eth0 --source packet --filter 'udp or igmp' -o all.pcapng.zst
+  castdeck record 239.1.1.1:5000 -i eth0 -o 'feed-%Y%m%d-%H.pcapng.zst' --rotate 1h --keep 7d --min-free 10GB
   castdeck record --config production.yaml`,
 		Args: argsN(0, -1, ""),
 		RunE: func(cmd *cobra.Command, args []string) error {
