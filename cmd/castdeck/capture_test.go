@@ -118,10 +118,10 @@ func readContent(t *testing.T, path string) *content {
 
 // TestRealTraffic replays real captures, records them again, and compares payload
 // by payload, in order, source port and group included; the recordings are then
-// read with tshark and tcpdump.
+// read with tshark and tcpdump. Every other one is recorded by packet sockets.
 func TestRealTraffic(t *testing.T) {
 	netnstest.Require(t)
-	for _, row := range readIndex(t) {
+	for i, row := range readIndex(t) {
 		t.Run(row.path, func(t *testing.T) {
 			path := filepath.Join(captures, row.path)
 			want := readContent(t, path)
@@ -132,7 +132,7 @@ func TestRealTraffic(t *testing.T) {
 				replayNothing(t, path, want)
 				return
 			}
-			rec := recordReplay(t, path, want)
+			rec := recordReplay(t, path, []string{"socket", "packet"}[i%2], want)
 			got := readContent(t, rec)
 			compareContent(t, got, want)
 			otherToolsAgree(t, rec, got)
@@ -160,10 +160,10 @@ func lastLine(b []byte) []byte {
 }
 
 // recordReplay records a full-speed replay of path and returns the recording.
-func recordReplay(t *testing.T, path string, want *content) string {
+func recordReplay(t *testing.T, path, source string, want *content) string {
 	t.Helper()
 	rec := filepath.Join(t.TempDir(), "rec.pcapng.zst")
-	args := []string{"record", "-i", "lo", "-o", rec, "--json", "--interval", "1h"}
+	args := []string{"record", "-i", "lo", "-o", rec, "--json", "--interval", "1h", "--source", source}
 	for g := range want.groups {
 		args = append(args, g.String())
 	}
