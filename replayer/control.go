@@ -75,12 +75,23 @@ func (r *Replayer) Pause() { r.control.put(func(o *outlet) { o.paused, o.steps =
 
 // Resume goes on after Pause: the datagram that was held leaves now, what follows at
 // its distance from it.
-func (r *Replayer) Resume() {
+func (r *Replayer) Resume() { r.control.put((*outlet).resume) }
+
+// TogglePause pauses, or resumes where it is paused.
+func (r *Replayer) TogglePause() {
 	r.control.put(func(o *outlet) {
 		if o.paused {
-			o.paused, o.steps, o.rebase = false, 0, true
+			o.resume()
+		} else {
+			o.paused, o.steps = true, 0
 		}
 	})
+}
+
+func (o *outlet) resume() {
+	if o.paused {
+		o.paused, o.steps, o.rebase = false, 0, true
+	}
 }
 
 // Step sends the next n datagrams at once and then holds, also where the replay was
@@ -101,12 +112,26 @@ func (r *Replayer) Step(n int) {
 // of the constant rate where Pacing asks for one.
 func (r *Replayer) SetSpeed(speed float64) error {
 	if r.options.Max {
-		return errors.New("at full speed there is no other speed")
+		return errMax
 	}
 	if !(speed >= minSpeed && speed <= maxSpeed) {
 		return fmt.Errorf("speed %g is not between %g and %g", speed, minSpeed, float64(maxSpeed))
 	}
 	r.control.put(func(o *outlet) { o.setSpeed(speed) })
+	return nil
+}
+
+var errMax = errors.New("at full speed there is no other speed")
+
+// ScaleSpeed multiplies the speed, within the bounds of SetSpeed.
+func (r *Replayer) ScaleSpeed(factor float64) error {
+	if r.options.Max {
+		return errMax
+	}
+	if !(factor > 0) {
+		return fmt.Errorf("a factor of %g", factor)
+	}
+	r.control.put(func(o *outlet) { o.setSpeed(min(max(o.speed*factor, minSpeed), maxSpeed)) })
 	return nil
 }
 

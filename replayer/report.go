@@ -3,6 +3,7 @@ package replayer
 import (
 	"fmt"
 	"math"
+	"math/bits"
 	"net/netip"
 	"sort"
 	"strings"
@@ -199,8 +200,9 @@ type Stats struct {
 	// Position is the recorded time of the last datagram sent, ns since the Unix
 	// epoch; 0 before the first.
 	Position int64
-	// Lateness of the last datagram sent, and the largest so far, in ns.
-	Lateness, MaxLateness int64
+	// Lateness of the last datagram sent, the 99th percentile over all system calls so
+	// far (rounded up by at most a quarter), and the largest, in ns.
+	Lateness, LatenessP99, MaxLateness int64
 	// Speed in force, and whether the replay is paused.
 	Speed  float64
 	Paused bool
@@ -212,6 +214,37 @@ type stats struct {
 	position, lateness, maxLateness atomic.Int64
 	speed                           atomic.Uint64 // a float64
 	paused                          atomic.Bool
+	// latenesses counts system calls by octave and quarter of their lateness.
+	latenesses [64 * 4]atomic.Uint64
+}
+
+// quarter is the place of a lateness in stats.latenesses; its top is the largest
+// value there.
+func quarter(ns int64) int {
+	n := uint64(max(ns, 4))
+	octave := bits.Len64(n) - 1
+	return octave*4 + int(n>>(octave-2)&3)
+}
+
+func quarterTop(i int) int64 {
+	octave := i / 4
+	return int64(5+i%4)<<(octave-2) - 1
+}
+
+func (s *stats) p99() int64 {
+	var counts [len(s.latenesses)]uint64
+	var total uint64
+	for i := range counts {
+		counts[i] = s.latenesses[i].Load()
+		total += counts[i]
+	}
+	var sum uint64
+	for i, n := range counts {
+		if sum += n; n > 0 && sum >= total-total/100 {
+			return min(quarterTop(i), s.maxLateness.Load())
+		}
+	}
+	return 0
 }
 
 func (s *stats) reset() {
@@ -221,6 +254,9 @@ func (s *stats) reset() {
 	s.position.Store(0)
 	s.lateness.Store(0)
 	s.maxLateness.Store(0)
+	for i := range s.latenesses {
+		s.latenesses[i].Store(0)
+	}
 	s.paused.Store(false)
 }
 
@@ -230,6 +266,7 @@ func (s *stats) publish(datagrams, bytes uint64, position, lateness, maxLateness
 	s.position.Store(position)
 	s.lateness.Store(lateness)
 	s.maxLateness.Store(maxLateness)
+	s.latenesses[quarter(lateness)].Add(1)
 }
 
 // Stats tells where the current Run is, or how the last one ended. Each number is
@@ -237,7 +274,7 @@ func (s *stats) publish(datagrams, bytes uint64, position, lateness, maxLateness
 func (r *Replayer) Stats() Stats {
 	return Stats{
 		Datagrams: r.stats.datagrams.Load(), Bytes: r.stats.bytes.Load(), SendErrors: r.stats.sendErrors.Load(),
-		Position: r.stats.position.Load(), Lateness: r.stats.lateness.Load(), MaxLateness: r.stats.maxLateness.Load(),
+		Position: r.stats.position.Load(), Lateness: r.stats.lateness.Load(), LatenessP99: r.stats.p99(), MaxLateness: r.stats.maxLateness.Load(),
 		Speed: math.Float64frombits(r.stats.speed.Load()), Paused: r.stats.paused.Load(),
 	}
 }

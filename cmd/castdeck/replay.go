@@ -7,12 +7,14 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"os"
 	"strconv"
 	"strings"
 	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/term"
 
 	"castdeck/format"
 	"castdeck/internal/mcast"
@@ -36,6 +38,7 @@ type replayFlags struct {
 	gso      string
 	at       string
 	hlog     string
+	control  string
 	mappings []string
 	span     timeSpan
 	loop     int
@@ -46,6 +49,7 @@ type replayFlags struct {
 	name   string
 	sealed bool
 
+	stdin          io.Reader
 	stdout, stderr io.Writer
 	terminal       bool
 }
@@ -78,6 +82,11 @@ refused before the first datagram (exit code 4) unless --allow names them.
 recording are read as one, and several captures are merged by time. A replay reads
 its input twice, so it cannot come from stdin or a FIFO.
 
+In a terminal, keys control it:
+` + keysHelp + `.
+With --control the same goes by HTTP: GET /status; POST /pause, /resume, /step?n=10,
+/speed?x=2, /seek?to=TIME or to=-10s, /quit; each answers with the status as JSON.
+
 The summary says how late datagrams left. A replay that falls behind catches up
 unless --late says otherwise. Exit code 3 where some could not be sent, were not
 recorded whole, could not be read, or left later than --max-lateness.`,
@@ -89,7 +98,7 @@ recorded whole, could not be read, or left later than --max-lateness.`,
   castdeck replay morning.pcap -i lo --loopback --speed max --only 239.1.1.1:5000`,
 		Args: argsN(1, -1, "one or more captures"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			f.stdout, f.stderr = cmd.OutOrStdout(), cmd.ErrOrStderr()
+			f.stdin, f.stdout, f.stderr = cmd.InOrStdin(), cmd.OutOrStdout(), cmd.ErrOrStderr()
 			f.terminal = isTerminal(f.stderr)
 			ctx, stop := orderlyEnd(cmd.Context())
 			defer stop()
@@ -122,7 +131,8 @@ recorded whole, could not be read, or left later than --max-lateness.`,
 	fl.Var(&f.interval, "interval", "how often to report progress")
 	fl.Var(&f.worst, "max-lateness", "exit code 3 where a datagram left later than this")
 	fl.StringVar(&f.hlog, "hlog", "", "write the histograms of lateness and interval error to this `FILE`, in HdrHistogram's log format")
-	fl.BoolVar(&f.json, "json", false, "print statistics, a line for each destination, and the summary as JSON lines")
+	fl.StringVar(&f.control, "control", "", "take commands over HTTP on this `ADDRESS` of this host, such as 127.0.0.1:9465")
+	fl.BoolVar(&f.json, "json", false, "print the summary as a JSON line, by destination too")
 	return cmd
 }
 
@@ -292,9 +302,16 @@ func (f *replayFlags) run(ctx context.Context, paths []string) error {
 		ctx, cancel = context.WithTimeout(ctx, f.duration.Duration+max(time.Until(o.At), 0))
 		defer cancel()
 	}
+	ctx, quit := context.WithCancel(ctx)
+	defer quit()
+	release, err := f.controls(ctx, &deck{r: r, max: f.speed.max, quit: quit})
+	if err != nil {
+		return err
+	}
 	stop := f.report(r)
 	rep, err := r.Run(ctx, src)
 	stop()
+	release()
 	err = explainGuard(err)
 	interrupted := errors.Is(err, context.Canceled)
 	if interrupted || errors.Is(err, context.DeadlineExceeded) {
@@ -315,6 +332,44 @@ func (f *replayFlags) run(ctx context.Context, paths []string) error {
 		return lossy
 	}
 	return nil
+}
+
+// controls lets the terminal's keys and --control reach the replay until release is
+// called.
+func (f *replayFlags) controls(ctx context.Context, d *deck) (release func(), err error) {
+	release = func() {}
+	if f.control != "" {
+		l, err := listenControl(f.control)
+		if err != nil {
+			return nil, err
+		}
+		fmt.Fprintf(f.stderr, "castdeck: control on http://%s (see castdeck replay -h)\n", l.Addr())
+		ctx, stop := context.WithCancel(ctx)
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			_ = d.serve(ctx, l)
+		}()
+		release = func() {
+			stop()
+			<-done
+		}
+	}
+	in, ok := f.stdin.(*os.File)
+	if !f.terminal || !ok || !term.IsTerminal(int(in.Fd())) {
+		return release, nil
+	}
+	before, err := term.MakeRaw(int(in.Fd()))
+	if err != nil {
+		return release, nil // no keys then
+	}
+	fmt.Fprintf(f.stderr, "%s\r\n", keysHelp)
+	go d.keys(in) // ends with the process: a read of a terminal cannot be ended
+	http := release
+	return func() {
+		_ = term.Restore(int(in.Fd()), before)
+		http()
+	}, nil
 }
 
 // lossy says whether the replay was not all that was asked for.

@@ -14,7 +14,7 @@ import (
 
 // report shows progress until the function that it returns is called.
 func (f *replayFlags) report(r *replayer.Replayer) (stop func()) {
-	if !f.terminal && !f.json {
+	if !f.terminal {
 		return func() {}
 	}
 	start := time.Now()
@@ -22,26 +22,35 @@ func (f *replayFlags) report(r *replayer.Replayer) (stop func()) {
 	return every(f.interval.Duration, func(now time.Time, since time.Duration) {
 		s := r.Stats()
 		defer func() { last = s }()
-		if f.json {
-			_ = json.NewEncoder(f.stdout).Encode(replayStatsJSON{
-				Event: "stats", Datagrams: s.Datagrams, Bytes: s.Bytes, SendErrors: s.SendErrors, DurationSeconds: now.Sub(start).Seconds(),
-				RatePPS: float64(s.Datagrams-last.Datagrams) / since.Seconds(), PositionNS: s.Position, LatenessNS: s.Lateness, Speed: s.Speed, Paused: s.Paused,
-			})
+		fmt.Fprintf(f.stderr, "\r%s\x1b[K", f.progress(s, last, now.Sub(start), since))
+	}, func() { fmt.Fprint(f.stderr, "\r\x1b[K") })
+}
+
+// progress is the status on one line.
+func (f *replayFlags) progress(s, last replayer.Stats, elapsed, since time.Duration) string {
+	line := elapsed.Round(time.Second).String()
+	if s.Position != 0 {
+		line += "  at " + stamp(s.Position)[:23]
+	}
+	switch {
+	case s.Paused:
+		line += "  PAUSED"
+	case f.speed.max:
+		line += "  full speed"
+	default:
+		line += fmt.Sprintf("  x%.3g", s.Speed)
+		if last.Position != 0 && s.Position > last.Position && f.pps.value == 0 && f.bitrate.value == 0 {
+			line += fmt.Sprintf(" (%.3g)", float64(s.Position-last.Position)/float64(since))
 		}
-		if !f.terminal {
-			return
-		}
-		position := ""
-		if s.Position != 0 {
-			position = "  at " + stamp(s.Position)
-		}
-		fmt.Fprintf(f.stderr, "\r%s  %s  %s  %s datagrams  %s late%s\x1b[K", now.Sub(start).Round(time.Second),
-			rate(s.Datagrams-last.Datagrams, since), bitrate(s.Bytes-last.Bytes, since), count(s.Datagrams), nanos(s.Lateness), position)
-	}, func() {
-		if f.terminal {
-			fmt.Fprint(f.stderr, "\r\x1b[K")
-		}
-	})
+	}
+	line += fmt.Sprintf("  %s  %s  %s sent", rate(s.Datagrams-last.Datagrams, since), bitrate(s.Bytes-last.Bytes, since), count(s.Datagrams))
+	if !f.speed.max {
+		line += "  late p99 " + nanos(s.LatenessP99)
+	}
+	if s.SendErrors > 0 {
+		line += "  NOT SENT " + count(s.SendErrors)
+	}
+	return line
 }
 
 // replayJSON has the fixed keys of replay --json.
@@ -70,25 +79,12 @@ type replayJSON struct {
 	Runs            uint64            `json:"runs"`
 	Lateness        latenessJSON      `json:"lateness_ns"`
 	IntervalError   latenessJSON      `json:"interval_error_ns"`
-}
-
-// replayStatsJSON says where a replay is.
-type replayStatsJSON struct {
-	Event           string  `json:"event"`
-	Datagrams       uint64  `json:"datagrams"`
-	Bytes           uint64  `json:"bytes"`
-	SendErrors      uint64  `json:"send_errors"`
-	DurationSeconds float64 `json:"duration_seconds"`
-	RatePPS         float64 `json:"rate_pps"`
-	PositionNS      int64   `json:"position_ns"`
-	LatenessNS      int64   `json:"lateness_ns"`
-	Speed           float64 `json:"speed"`
-	Paused          bool    `json:"paused"`
+	// By destination, after the mappings.
+	Streams []replayStreamJSON `json:"streams"`
 }
 
 // replayStreamJSON is what went to one destination.
 type replayStreamJSON struct {
-	Event         string        `json:"event"`
 	Group         string        `json:"group"`
 	Port          uint16        `json:"port"`
 	Datagrams     uint64        `json:"datagrams"`
@@ -110,9 +106,6 @@ type latenessJSON struct {
 func (f *replayFlags) summary(path string, r replayer.Report, sealed, interrupted bool) error {
 	l, e := r.Lateness, r.IntervalError
 	if f.json {
-		if err := f.streamLines(r); err != nil {
-			return err
-		}
 		return json.NewEncoder(f.stdout).Encode(replayJSON{
 			Event: "summary", Datagrams: r.Datagrams, Bytes: r.Bytes, SendErrors: r.SendErrors, Causes: r.Causes,
 			Skipped: r.Skipped.Total(), SkippedNotUDP: r.Skipped.NotUDP, SkippedTrunc: r.Skipped.Truncated,
@@ -120,7 +113,7 @@ func (f *replayFlags) summary(path string, r replayer.Report, sealed, interrupte
 			DurationSeconds: r.Duration.Seconds(), RecordedSeconds: r.Recorded.Seconds(), RatePPS: r.RatePPS, Sealed: sealed,
 			Interrupted: interrupted, PausedSeconds: r.Paused.Seconds(), DroppedLate: r.DroppedLate, Shifts: r.Shifts,
 			ShiftedSeconds: r.Shifted.Seconds(), Segmented: r.Segmented, Runs: r.Runs,
-			Lateness: latenessJSON{l.P50, l.P90, l.P99, l.P999, l.Max}, IntervalError: latenessJSON{e.P50, e.P90, e.P99, e.P999, e.Max},
+			Lateness: latenessJSON{l.P50, l.P90, l.P99, l.P999, l.Max}, IntervalError: latenessJSON{e.P50, e.P90, e.P99, e.P999, e.Max}, Streams: streamsJSON(r),
 		})
 	}
 	say := func(format string, args ...any) {
@@ -173,22 +166,21 @@ func (f *replayFlags) summary(path string, r replayer.Report, sealed, interrupte
 	return nil
 }
 
-// streamLines prints a line for each destination.
-func (f *replayFlags) streamLines(r replayer.Report) error {
-	enc := json.NewEncoder(f.stdout)
-	for _, d := range r.Destinations {
+// streamsJSON are the destinations of the report, all but the first 4096 left out.
+func streamsJSON(r replayer.Report) []replayStreamJSON {
+	const most = 4096
+	out := []replayStreamJSON{}
+	for _, d := range r.Destinations[:min(len(r.Destinations), most)] {
 		j := replayStreamJSON{
-			Event: "stream", Group: d.Destination.Addr().String(), Port: d.Destination.Port(), Datagrams: d.Datagrams, Bytes: d.Bytes,
+			Group: d.Destination.Addr().String(), Port: d.Destination.Port(), Datagrams: d.Datagrams, Bytes: d.Bytes,
 			SendErrors: d.SendErrors, DroppedLate: d.DroppedLate, Lateness: latenessOf(d.Lateness), IntervalError: latenessOf(d.IntervalError),
 		}
 		if !d.Destination.IsValid() {
 			j.Group = "others"
 		}
-		if err := enc.Encode(j); err != nil {
-			return err
-		}
+		out = append(out, j)
 	}
-	return nil
+	return out
 }
 
 func latenessOf(h *hdrhistogram.Histogram) *latenessJSON {
