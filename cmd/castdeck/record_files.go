@@ -397,6 +397,8 @@ func (p segmentPart) InFile(ifc uint16) (packets, dropped uint64) { return p.seg
 
 // begin makes the first files, or the gate before them. rec has joined.
 func (r *recordFiles) begin(rec *recorder.Recorder, from int64, opened func()) error {
+	r.mu.Lock() // work is under way
+	defer r.mu.Unlock()
 	r.interfaces, r.opened = rec.Interfaces(), opened
 	r.info = r.f.sourceFlags.info(segmentInfo(r.subs), rec.Clock())
 	// Losing compression is better than losing datagrams.

@@ -164,7 +164,6 @@ type Series struct {
 	undo      []undo
 	undoStats []format.InterfaceStats
 	scratch   format.Batch
-	given     uint64    // datagrams so far
 	wrote     time.Time // when there last was something to write
 	settled   time.Time
 	held      []format.Event // for the next file
