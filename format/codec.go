@@ -69,6 +69,7 @@ type Encoder struct {
 	zstd        *zstd.Encoder
 	gzip        *gzip.Writer
 	store       int // so many frames may be stored before one is packed again
+	frame       []byte
 }
 
 // NewEncoder makes an encoder. It starts no goroutine and needs no Close.
@@ -111,6 +112,17 @@ const (
 	packSample = 16 << 10
 	packFrom   = 4 * packSample // shorter frames are always packed
 )
+
+// Frame is AppendFrame or, with store, AppendStored to memory of the encoder: the frame is
+// valid until the next call.
+func (e *Encoder) Frame(raw []byte, store bool) (frame []byte, err error) {
+	if store {
+		e.frame, err = e.AppendStored(e.frame[:0], raw)
+	} else {
+		e.frame, err = e.AppendFrame(e.frame[:0], raw)
+	}
+	return e.frame, err
+}
 
 // AppendFrame appends one frame that holds raw, at most MaxFrameRaw bytes. It is
 // stored where the frames before it and a sample show that packing is of no use.

@@ -28,6 +28,10 @@ type streamKey struct {
 
 // Tally counts datagrams in total and by stream. The zero value is ready.
 type Tally struct {
+	// Room is how many more streams this tally and others of the same goroutine may have
+	// together; nil is MaxStreams for this one.
+	Room *int
+
 	Packets   uint64 // UDP or not
 	Datagrams uint64 // UDP
 	NotUDP    uint64
@@ -39,8 +43,8 @@ type Tally struct {
 	// First and Last are the earliest and latest packet times, meaningful where
 	// Packets > 0.
 	First, Last int64
-	// StreamsCut says that datagrams came from more than MaxStreams streams and
-	// those past it are only in the totals.
+	// StreamsCut says that datagrams came from more than MaxStreams streams, or than
+	// there was Room for, and those past it are only in the totals.
 	StreamsCut bool
 	// Events that were counted.
 	Events uint64
@@ -115,9 +119,12 @@ func (t *Tally) stream(d *Datagram) *Stream {
 	k := streamKey{d.Src, d.Dst, d.Interface}
 	s := t.byKey[k]
 	if s == nil {
-		if len(t.streams) >= MaxStreams {
+		if len(t.streams) >= MaxStreams || t.Room != nil && *t.Room == 0 {
 			t.StreamsCut = true
 			return nil
+		}
+		if t.Room != nil {
+			*t.Room--
 		}
 		if t.byKey == nil {
 			t.byKey = make(map[streamKey]*Stream)

@@ -202,6 +202,63 @@ func TestHostileFiles(t *testing.T) {
 	t.Logf("exit code, memory over idle, time:%s\nworst: %.1f MiB over idle", table.String(), mib(worst))
 }
 
+// TestSplitMemory: however many files --split-by has open, and whatever goes into them,
+// memory is bounded.
+func TestSplitMemory(t *testing.T) {
+	if testing.Short() {
+		t.Skip("slow")
+	}
+	dir := t.TempDir()
+	idle := runProcess(t, nil, "version").peak
+	record := func(group, source, size int) []byte {
+		d := streamOf(source)
+		d.Dst = netip.AddrPortFrom(netip.AddrFrom4([4]byte{239, 1, byte(group >> 8), byte(group)}), 5000)
+		d.Payload = make([]byte, size)
+		f, _ := format.AppendMadeFrame(nil, &d)
+		return pcapRecord(someTime, uint32(len(f)), f)
+	}
+	interfaces := func(n int) func(io.Writer) error {
+		return repeated(ngSection(), maxOpen*n, func(i int) []byte {
+			if i < n {
+				return ngInterface(ngOption(2, fmt.Appendf(nil, "interface %d", i)))
+			}
+			return ngPacket(uint32(i%n), micros, record(i/n, 1, 0)[16:])
+		})
+	}
+	for _, f := range []struct {
+		name string
+		fill func(io.Writer) error
+		outs []string
+		want int
+	}{
+		{"groups in turn", repeated(pcapHead(), maxOpen*70, func(i int) []byte { return record(i%maxOpen, 1, 1000) }),
+			[]string{".pcapng.zst", ".pcapng.gz", ".csv.zst"}, exitOK},
+		{"bursts", repeated(pcapHead(), 200*16, func(i int) []byte { return record(i/16, 1, 60_000) }),
+			[]string{".pcapng.zst", ".pcap", ".ndjson"}, exitOK},
+		{"sources", repeated(pcapHead(), maxOpen*600, func(i int) []byte { return record(i%maxOpen, i, 0) }),
+			[]string{".pcapng.zst", ".pcap"}, exitOK},
+		{"interfaces", interfaces(60), []string{".pcapng.zst"}, exitOK},
+		{"too many interfaces", interfaces(200), []string{".pcapng.zst"}, exitFailed},
+	} {
+		in := filepath.Join(dir, "in")
+		makeFile(t, in, zst(f.fill))
+		for _, end := range f.outs {
+			folder := filepath.Join(dir, "out")
+			if err := os.Mkdir(folder, 0o700); err != nil {
+				t.Fatal(err)
+			}
+			o := runProcess(t, nil, "convert", "--split-by", "group", in, filepath.Join(folder, "x"+end))
+			t.Logf("%s, %s: %+.1f MiB over idle, %.1fs: %s", f.name, end, mib(o.peak-idle), o.took.Seconds(), firstLines(o.talk))
+			if o.code != f.want || o.peak-idle > mostOverIdle {
+				t.Errorf("%s, %s: exit code %d, %.1f MiB over idle: %s", f.name, end, o.code, mib(o.peak-idle), firstLines(o.talk))
+			}
+			if err := os.RemoveAll(folder); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+}
+
 func mib(n int64) float64 { return float64(n) / (1 << 20) }
 
 func firstLines(s string) string {

@@ -272,7 +272,7 @@ func lostLine(t *format.Tally) string {
 const tableRows = 4096
 
 func printStreams(w io.Writer, s *summary) error {
-	if len(s.streams) == 0 {
+	if len(s.streams) == 0 && !s.tally.StreamsCut {
 		return nil
 	}
 	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
@@ -290,7 +290,7 @@ func printStreams(w io.Writer, s *summary) error {
 			time.Duration(st.First-s.tally.First).Seconds(), d.Seconds())
 	}
 	if s.tally.StreamsCut {
-		fmt.Fprintf(tw, "  and more than %d streams\n", format.MaxStreams)
+		fmt.Fprintln(tw, "  and more streams, which the table does not hold")
 	}
 	return tw.Flush()
 }

@@ -261,12 +261,13 @@ func createPcap(path string, k outputKind, o segment.Options) (*pcapWriter, erro
 	if k.keep {
 		link = k.link
 	}
-	p := &pcapWriter{f: newAppender(path, f, o)}
+	p := &pcapWriter{f: newAppender(path, f, o), tally: format.Tally{Room: new(int)}} // no table of streams
 	if p.Writer, err = pcapfile.NewLinkWriter(p.f, link); err != nil {
 		f.Close()
 		_ = o.FS.Remove(path)
 		return nil, err
 	}
+	p.ShareBuffer(o.Shared.Buffer())
 	return p, nil
 }
 

@@ -74,9 +74,11 @@ func (*splitValue) Type() string     { return "HOW" }
 const (
 	// minSplitSize is some chunks: a file ends behind the chunk that fills it.
 	minSplitSize = 64 << 10
-	// maxOpen bounds the files that are open at the same time, each with its buffers
-	// (about 1 MB): a file cannot be sealed and gone on with.
+	// maxOpen bounds the files that are open at the same time: one cannot be sealed and
+	// gone on with.
 	maxOpen = 512
+	// maxListed bounds the interfaces that the open files describe, together.
+	maxListed = 1 << 15
 	// maxFiles bounds what one command leaves in a folder.
 	maxFiles = 99_999
 	// splitChunk keeps the buffers of many files small.
@@ -151,6 +153,7 @@ type splitter struct {
 	last       *splitFile // the one that took the last datagram
 	end        int64      // byTime: of its span, ns; byCount: datagrams still to come
 	made       int
+	listed     int // interfaces that the open files describe
 	done       splitTotals
 	names      fieldNames // of text files
 
@@ -400,6 +403,9 @@ func (s *splitter) open(path string, b *format.Batch) error {
 	if s.made == maxFiles {
 		return fmt.Errorf("--split-by %s: more than %s files; split by more", s.how.text, count(maxFiles))
 	}
+	if s.o.Shared == nil && s.how.mode != oneFile {
+		s.o.Shared = segment.NewShared()
+	}
 	k, o := s.kind, s.o
 	f := &splitFile{own: s.keep || s.how.mode != oneFile, index: make(map[uint16]uint16)}
 	if f.own {
@@ -446,6 +452,10 @@ func (f *splitFile) place(s *splitter, d *format.Datagram, path string) error {
 		return fmt.Errorf("%s: link type %d of interface %s after link type %d of %s: one file keeps one link type, or tcpdump refuses it; convert without --frames keep, or choose by --only",
 			path, i.LinkType, interfaceName(s.interfaces, d.Interface), f.list[0].LinkType, interfaceName(f.list, 0))
 	}
+	if s.listed == maxListed && s.how.mode != oneFile {
+		return fmt.Errorf("--split-by %s: more than %s interfaces in the files together; choose some groups by --only, or split by time, count or size", s.how.text, count(maxListed))
+	}
+	s.listed++
 	i.SnapLen = 0 // see pcapfile.Ethernet: frames of the same file can be made
 	f.index[d.Interface] = uint16(len(f.list))
 	f.list = append(f.list, i)
@@ -509,6 +519,7 @@ func (s *splitter) closeLast() error {
 
 func (s *splitter) seal(f *splitFile) error {
 	err := f.unfinished(f.Close())
+	s.listed -= len(f.list)
 	n, _ := f.written()
 	s.unsaid += f.unsaid()
 	s.done.datagrams += n

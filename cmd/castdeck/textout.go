@@ -34,24 +34,24 @@ type textWriter struct {
 	f     *appender
 	kind  textFormat
 	flush int             // bytes of buf to write it at
+	share *segment.Shared // nil where it is the only file
 	enc   *format.Encoder // nil where nothing is compressed
 	buf   []byte          // lines that are not written yet
-	frame []byte
-	names *fieldNames  // of the interfaces that batches name; whoever writes sets the list
-	tally format.Tally // Datagrams, Bytes, NotUDP and Dropped only
+	names *fieldNames     // of the interfaces that batches name; whoever writes sets the list
+	tally format.Tally    // Datagrams, Bytes, NotUDP and Dropped only
 	err   error
 
 	written, writtenBytes uint64 // of these, in the file
 }
 
 func createText(path string, k outputKind, o segment.Options) (*textWriter, error) {
-	t := &textWriter{kind: k.text, flush: textFlush, names: &fieldNames{kind: k.text}}
+	t := &textWriter{kind: k.text, flush: textFlush, share: o.Shared, names: &fieldNames{kind: k.text}}
 	if o.ChunkSize > 0 {
 		t.flush = o.ChunkSize
 	}
 	var err error
 	if k.compression != format.None {
-		if t.enc, err = format.NewEncoder(k.compression); err != nil {
+		if t.enc, err = o.Shared.Encoder(k.compression); err != nil {
 			return nil, err
 		}
 	}
@@ -60,6 +60,7 @@ func createText(path string, k outputKind, o segment.Options) (*textWriter, erro
 		return nil, err
 	}
 	t.f = newAppender(path, f, o)
+	t.share.Join()
 	if t.kind == csvText {
 		t.buf = append(t.buf, csvHeader...)
 	}
@@ -84,7 +85,7 @@ func (t *textWriter) WriteBatch(b *format.Batch) error {
 		}
 		t.tally.Datagrams++
 		t.tally.Bytes += uint64(len(d.Payload))
-		if len(t.buf) >= t.flush {
+		if len(t.buf) >= t.share.Limit(t.flush) {
 			if err := t.Flush(); err != nil {
 				return err
 			}
@@ -104,19 +105,19 @@ func (t *textWriter) Flush() error {
 func (t *textWriter) write() error {
 	out := t.buf
 	if t.enc != nil {
-		if t.frame, t.err = t.enc.AppendFrame(t.frame[:0], t.buf); t.err != nil {
+		if out, t.err = t.enc.Frame(t.buf, false); t.err != nil {
 			return t.err
 		}
-		out = t.frame
 	}
 	if _, t.err = t.f.Write(out); t.err == nil {
-		t.buf = t.buf[:0]
+		t.buf = t.share.Spare(t.buf, t.flush)
 		t.written, t.writtenBytes = t.tally.Datagrams, t.tally.Bytes
 	}
 	return t.err
 }
 
 func (t *textWriter) Close() error {
+	defer t.share.Leave()
 	err := t.Flush()
 	if err == nil && t.enc != nil && t.f.off == 0 {
 		err = t.write() // no line at all, and still a file that unpacks

@@ -29,7 +29,8 @@ type Writer struct {
 	link       uint16
 	interfaces func() []format.Interface
 	links      Decoder
-	buf        []byte
+	buf        []byte  // of the batch at hand
+	shared     *[]byte // where buf comes from and goes back to, or nil
 	written    uint64
 	skipped    uint64
 	err        error
@@ -66,6 +67,9 @@ func newWriter(w io.Writer, link uint16, interfaces func() []format.Interface) (
 	return &Writer{w: w, link: link, interfaces: interfaces}, nil
 }
 
+// ShareBuffer lets writers of one goroutine gather their batches in one buffer.
+func (w *Writer) ShareBuffer(b *[]byte) { w.shared = b }
+
 // WriteBatch writes the whole batch with one Write, or nothing of it where a
 // datagram cannot be written: its time is outside 1970 to 2106 (ErrTime), it names
 // an interface that is not known, or it is larger than readers take. After an error
@@ -81,6 +85,10 @@ func (w *Writer) WriteBatch(b *format.Batch) error {
 		list = w.interfaces()
 	}
 	w.buf = w.buf[:0]
+	if w.shared != nil {
+		w.buf = (*w.shared)[:0]
+		defer func() { *w.shared, w.buf = w.buf, nil }()
+	}
 	var written, skipped uint64
 	for i := range b.Datagrams {
 		d := &b.Datagrams[i]

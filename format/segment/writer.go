@@ -35,6 +35,8 @@ type Options struct {
 	Overwrite bool
 	// FS to write to; nil is OS.
 	FS FS
+	// Shared with other writers of the same goroutine; nil is nothing.
+	Shared *Shared
 }
 
 // Sync is when a segment's data are made durable.
@@ -87,7 +89,6 @@ type Writer struct {
 	done bool  // closed
 
 	raw   []byte // the open chunk, its header first
-	frame []byte // the frame being written; reused
 	chunk format.ChunkHeader
 
 	offset    int64 // where the next frame goes
@@ -128,7 +129,7 @@ func Create(path string, o Options) (*Writer, error) {
 	if o.Info.Recording == (format.UUID{}) {
 		o.Info.Recording = NewUUID()
 	}
-	enc, err := format.NewEncoder(o.Compression)
+	enc, err := o.Shared.Encoder(o.Compression)
 	if err != nil {
 		return nil, err
 	}
@@ -140,7 +141,11 @@ func Create(path string, o Options) (*Writer, error) {
 		}
 	}
 	w.described = len(w.interfaces)
-	w.raw = make([]byte, 0, o.ChunkSize+slack)
+	if o.Shared == nil {
+		w.raw = make([]byte, 0, o.ChunkSize+slack)
+	} else {
+		w.tally.Room = &o.Shared.room
+	}
 
 	if w.f, err = o.FS.Create(path, o.Overwrite); err != nil {
 		return nil, err
@@ -155,6 +160,7 @@ func Create(path string, o Options) (*Writer, error) {
 		// network file systems) is no reason not to record.
 		_ = o.FS.SyncDir(filepath.Dir(path))
 	}
+	o.Shared.Join()
 	w.beginChunk()
 	return w, nil
 }
@@ -233,7 +239,7 @@ func (w *Writer) addInterface(i format.Interface) (uint16, error) {
 func (w *Writer) Interfaces() []format.Interface { return w.interfaces }
 
 func (w *Writer) beginChunk() {
-	w.raw = format.BeginChunk(w.raw[:0])
+	w.raw = format.BeginChunk(w.o.Shared.Spare(w.raw, w.o.ChunkSize))
 	w.chunk = format.ChunkHeader{
 		Recording: w.o.Info.Recording, Segment: w.o.Info.Number, Number: uint32(len(w.index.Chunks)),
 	}
@@ -249,9 +255,10 @@ func (w *Writer) WriteBatch(b *format.Batch) error {
 		return err
 	}
 	from := 0 // of the datagrams that the tally does not know yet
+	full := w.o.Shared.Limit(w.o.ChunkSize)
 	for i := range b.Datagrams {
 		w.add(&b.Datagrams[i])
-		if len(w.raw) < w.o.ChunkSize && w.chunk.Packets < format.MaxChunkPackets {
+		if len(w.raw) < full && w.chunk.Packets < format.MaxChunkPackets {
 			continue
 		}
 		w.tally.Add(&format.Batch{Datagrams: b.Datagrams[from : i+1]})
@@ -275,7 +282,7 @@ func (w *Writer) addEvents(events []format.Event) error {
 		number := uint32(w.tally.Events)
 		w.raw = format.AppendEvent(w.raw, w.o.Info.Recording, w.o.Info.Number, number, &events[i])
 		w.tally.Add(&format.Batch{Events: events[i : i+1]})
-		if len(w.raw) >= w.o.ChunkSize {
+		if len(w.raw) >= w.o.Shared.Limit(w.o.ChunkSize) {
 			if err := w.closeChunk(); err != nil {
 				return err
 			}
@@ -403,17 +410,13 @@ func (w *Writer) closeChunk() error {
 func (w *Writer) writeFrame(raw []byte, store bool) error {
 	frame := raw
 	if w.o.Compression != format.None {
-		var err error
 		if store {
 			w.stored++
-			w.frame, err = w.enc.AppendStored(w.frame[:0], raw)
-		} else {
-			w.frame, err = w.enc.AppendFrame(w.frame[:0], raw)
 		}
-		if err != nil {
+		var err error
+		if frame, err = w.enc.Frame(raw, store); err != nil {
 			return w.fail(err)
 		}
-		frame = w.frame
 	}
 	return w.write(frame)
 }
@@ -423,7 +426,7 @@ func (w *Writer) write(frame []byte) error {
 	end := w.offset + int64(len(frame))
 	if end > w.allocated {
 		// A growing step keeps small recordings small and large ones in few extents.
-		step := min(max(w.offset, 1<<20), 64<<20)
+		step := min(max(w.offset, 2*int64(w.o.ChunkSize)), 64<<20)
 		if w.f.Allocate(w.offset, max(step, int64(len(frame)))) == nil {
 			w.allocated = w.offset + max(step, int64(len(frame)))
 		} else {
@@ -464,6 +467,7 @@ func (w *Writer) Close() error {
 		return w.err
 	}
 	w.done = true
+	defer w.leave()
 	if err := w.seal(); err != nil {
 		w.f.Close()
 		return err
@@ -473,6 +477,15 @@ func (w *Writer) Close() error {
 	}
 	w.err = errClosed
 	return nil
+}
+
+// leave gives back what the writer had of what is shared.
+func (w *Writer) leave() {
+	if s := w.o.Shared; s != nil {
+		w.raw = nil
+		s.room += len(w.index.Streams)
+		s.Leave()
+	}
 }
 
 var errClosed = errors.New("segment is closed")
@@ -497,7 +510,7 @@ func (w *Writer) seal() error {
 		Chunks: uint32(len(w.index.Chunks)), NotUDP: w.tally.NotUDP32(),
 		Datagrams: w.tally.Datagrams, Bytes: w.tally.Bytes, Dropped: w.tally.Dropped,
 	})
-	frame, err := w.enc.AppendStored(w.frame[:0], foot)
+	frame, err := w.enc.Frame(foot, true)
 	if err != nil {
 		return w.fail(err)
 	}
