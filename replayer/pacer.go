@@ -36,22 +36,33 @@ const (
 )
 
 // pacer waits for due times: it sleeps until a guard before, then spins. Without
-// real-time priority (breathe is 0) the guard is at most a share of the wait.
+// real-time priority the guard is at most a share of the wait.
 type pacer struct {
 	clock Clock
 	guard int64 // ns
 	// attention ends a wait; another goroutine sets it.
 	attention *atomic.Bool
-	// slept is when the last sleep ended. Where breathe is not 0 the thread sleeps at
-	// least once in that many ns, also when everything is late.
-	slept, breathe int64
+
+	// setRealtime gives the thread real-time priority or takes it; nil where that is not
+	// wanted or not allowed.
+	setRealtime func(bool)
+	realtime    bool
+	// The window that goes on: its start, and how much of it was slept.
+	window, slept int64
 }
 
-// breath is how long a thread of real-time priority sleeps where it would otherwise
-// never: below it nothing runs on its processor, the kernel's own threads that send
-// and receive included, and after 950 ms of a second the kernel stops it for 50
-// (sched(7), sched_rt_runtime_us).
-const breath = 50_000
+// A thread of real-time priority must sleep now and then: below it nothing runs on its
+// processor, the kernel's own threads that send and receive included, and a thread
+// that took 950 ms of a second stands still for the other 50 (sched(7),
+// sched_rt_runtime_us). Where a schedule leaves less sleep than a tenth, the pacer
+// does without the priority until it leaves more.
+const (
+	dutyWindow = 50_000_000 // ns
+	dutyShare  = 10
+	// realtimeGuard bounds the guard of a thread of real-time priority, in ns: it wakes
+	// sooner.
+	realtimeGuard = 60_000
+)
 
 // calibrate sets the guard from what short sleeps are late by on this thread now.
 // It takes some 5 ms.
@@ -77,26 +88,40 @@ func (p *pacer) calibrate() {
 // wait returns the time as soon as it is at or past due, or when attention is asked
 // for.
 func (p *pacer) wait(due int64) (now int64) {
-	slept := false
-	guard := p.guard
+	began := int64(0) // when the last sleep did
+	guard := int64(0) // not known yet
 	for {
 		now = p.clock.Now()
-		if slept {
-			p.slept = now
+		if began != 0 {
+			p.slept += now - began
+			began = 0
 		}
 		left := due - now
 		if left <= 0 || p.attention.Load() {
-			if p.breathe == 0 || now-p.slept < p.breathe {
-				return now
+			if p.setRealtime != nil && now-p.window >= dutyWindow {
+				p.duty(now)
 			}
-			left = breath + guard
+			return now
 		}
-		if !slept && p.breathe == 0 {
-			guard = min(guard, max(minGuard, left/guardShare))
+		switch {
+		case guard != 0:
+		case p.realtime:
+			guard = min(p.guard, realtimeGuard)
+		default:
+			guard = min(p.guard, max(minGuard, left/guardShare))
 		}
 		if left > guard {
 			p.clock.SleepUntil(now + min(left-guard, longestSleep))
-			slept = true
+			began = now
 		}
 	}
+}
+
+// duty looks back at a window and decides on the priority in the next one.
+func (p *pacer) duty(now int64) {
+	if want := p.slept >= (now-p.window)/dutyShare; want != p.realtime {
+		p.realtime = want
+		p.setRealtime(want)
+	}
+	p.window, p.slept = now, 0
 }

@@ -126,33 +126,47 @@ func TestPacerAllocatesNothing(t *testing.T) {
 	}
 }
 
-// Under real-time priority the thread sleeps now and then even where everything is
-// late, and no datagram waits for that longer than a breath.
-func TestPacerBreathes(t *testing.T) {
-	c := &fakeClock{step: 1000}
-	p := &pacer{clock: c, guard: minGuard, attention: new(atomic.Bool), breathe: 10_000_000}
-	const calls = 100_000
-	for range calls {
-		p.wait(0)
-	}
-	want := c.now / 10_000_000
-	if c.sleeps < want-2 || c.sleeps > want+2 || c.longest > breath {
-		t.Errorf("%d sleeps of at most %d ns in %d ns, want %d of %d", c.sleeps, c.longest, c.now, want, breath)
-	}
-}
-
 // On a machine that wakes late, 1,000 datagrams a second cost at most a thirtieth of
-// a processor in spinning; with real-time priority the whole guard is spun.
+// a processor in spinning, a little more with real-time priority.
 func TestPacerSpinsAShare(t *testing.T) {
 	const interval, n = 1_000_000, 1000
-	for _, c := range []struct{ breathe, want int64 }{{0, interval / guardShare}, {breathe, maxGuard}} {
+	for _, c := range []struct {
+		realtime bool
+		want     int64
+	}{{false, interval / guardShare}, {true, realtimeGuard}} {
 		clock := &fakeClock{step: 100}
-		p := &pacer{clock: clock, guard: maxGuard, attention: new(atomic.Bool), breathe: c.breathe}
+		p := &pacer{clock: clock, guard: maxGuard, attention: new(atomic.Bool), realtime: c.realtime}
 		for i := range int64(n) {
 			p.wait(i * interval)
 		}
 		if spun := (clock.now - clock.slept) / n; spun < c.want*9/10 || spun > c.want*11/10 {
-			t.Errorf("breathe %d: %d ns spun for each datagram, want %d", c.breathe, spun, c.want)
+			t.Errorf("real-time %v: %d ns spun for each datagram, want %d", c.realtime, spun, c.want)
 		}
+	}
+}
+
+// Real-time priority is given back where the schedule leaves no sleep, and taken again
+// where it does.
+func TestPacerDuty(t *testing.T) {
+	clock := &fakeClock{step: 100}
+	var set []bool
+	p := &pacer{clock: clock, guard: minGuard, attention: new(atomic.Bool), realtime: true, setRealtime: func(on bool) { set = append(set, on) }}
+	play := func(interval int64, n int) {
+		for range n {
+			p.wait(clock.now + interval)
+		}
+	}
+	play(1_000_000, 200) // 200 ms at 1 kpps: nearly all slept
+	if len(set) != 0 || !p.realtime {
+		t.Fatalf("at 1 kpps: %v", set)
+	}
+	play(10_000, 20_000) // 100 kpps: all spun
+	if len(set) != 1 || set[0] || p.realtime {
+		t.Fatalf("at 100 kpps: %v", set)
+	}
+	play(0, 1000) // late: nothing to wait for
+	play(1_000_000, 200)
+	if len(set) != 2 || !set[1] || !p.realtime {
+		t.Fatalf("back at 1 kpps: %v", set)
 	}
 }

@@ -320,20 +320,22 @@ func (o *outlet) run(ctx context.Context, options *Options) error {
 	}
 }
 
-// breathe is how long a thread of real-time priority goes on without a sleep, in ns.
-const breathe = 10_000_000
-
 // beRealtime asks for real-time priority and locked memory, and notes what was
 // refused. undo gives back what was granted.
 func (o *outlet) beRealtime() (undo func()) {
-	priority, err := sock.SetRealtime()
+	off, err := sock.SetRealtime()
 	if err == nil {
-		o.pacer.breathe = breathe
+		o.pacer.realtime, o.pacer.window = true, o.pacer.clock.Now()
+		o.pacer.setRealtime = func(on bool) {
+			if off(); on {
+				_, _ = sock.SetRealtime() // it was allowed before
+			}
+		}
 	}
 	memory, merr := sock.LockMemory()
 	o.realtimeRefused = errors.Join(err, merr)
 	return func() {
-		for _, f := range []func(){priority, memory} {
+		for _, f := range []func(){off, memory} {
 			if f != nil {
 				f()
 			}

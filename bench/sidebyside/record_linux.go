@@ -58,6 +58,8 @@ func (j recordJob) filter() string { return fmt.Sprintf("udp port %d", port) }
 var recorders = []recorderTool{
 	{name: "castdeck socket, none", file: "a.pcapng", args: func(j recordJob) []string { return j.castdeck() }},
 	{name: "castdeck socket, zstd", file: "a.pcapng.zst", args: func(j recordJob) []string { return j.castdeck() }},
+	{name: "castdeck packet, none", file: "a.pcapng", args: func(j recordJob) []string { return j.castdeck("--source", "packet") }},
+	{name: "castdeck packet, zstd", file: "a.pcapng.zst", args: func(j recordJob) []string { return j.castdeck("--source", "packet") }},
 	{name: "tcpdump", program: "tcpdump", file: "a.pcap", args: func(j recordJob) []string {
 		return []string{"-i", j.iface, "-n", "-Z", "root", "-B", strconv.FormatInt(j.buffer>>10, 10),
 			"--time-stamp-precision", "nano", "-w", j.path, j.filter()}
@@ -146,7 +148,7 @@ func Record(ctx context.Context, o RecordOptions) ([]RecordRun, error) {
 						r := RecordRun{Tool: t.name, Rate: rate, Size: size, Groups: groups}
 						j := recordJob{iface: rx, path: filepath.Join(dir, t.file), groups: groups, size: size, buffer: o.Buffer}
 						r.Err = t.run(ctx, o, j, tx, &r)
-						for _, left := range []string{j.path, strings.TrimSuffix(j.path, ".raw") + ".aux"} {
+						for _, left := range []string{j.path, multicatTimes(j.path, size)} {
 							os.Remove(left)
 						}
 						runs = append(runs, r)
@@ -282,6 +284,16 @@ func countDatagrams(path string) (n uint64, err error) {
 			}
 		}
 	}
+}
+
+// multicatTimes is the file in which multicat keeps the times of datagrams of so many
+// bytes that it has in path.
+func multicatTimes(path string, size int) string {
+	name := strings.TrimSuffix(path, ".raw") + ".aux"
+	if size != 1316 { // its default
+		name += strconv.Itoa(size)
+	}
+	return name
 }
 
 // said is what a tool said, short enough for a message.

@@ -90,3 +90,54 @@ func TestTable(t *testing.T) {
 		t.Errorf("a: %+v", a)
 	}
 }
+
+func TestReplay(t *testing.T) {
+	if testing.Short() {
+		t.Skip("builds the command and runs every tool")
+	}
+	netnstest.Require(t)
+	dir := t.TempDir()
+	o := ReplayOptions{
+		Castdeck: castdeck(t), Shapes: []Shape{{2000, 1}, {2000, 20}}, Speeds: []Speed{{Size: 200, Groups: 2, Mixed: true}, {Size: 200, Groups: 1, Receiver: true}},
+		Repeat: 1, Duration: 100 * time.Millisecond, Count: 2000, Dir: dir,
+	}
+	for _, name := range o.Missing() {
+		t.Logf("%s is not installed: left out", name)
+	}
+	runs, err := Replay(context.Background(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range runs {
+		paced := r.Shape.Rate > 0
+		switch {
+		case r.Err != nil:
+			t.Errorf("%s: %v", r.Tool, r.Err)
+		case r.CPU <= 0 || r.Took <= 0 || paced != (r.Late.Max > 0) || paced == (r.Rate > 0):
+			t.Errorf("%s: %+v", r.Tool, r)
+		case paced && r.Arrived != 200:
+			t.Errorf("%s: %d of 200 arrived", r.Tool, r.Arrived)
+		}
+		cell, ok := ReplayMedians(runs, r.Tool, r.Case())
+		if !ok || cell.Runs != 1 || cell.Rate != r.Rate || cell.Late != r.Late {
+			t.Errorf("%s: %+v of %+v", r.Tool, cell, r)
+		}
+	}
+	if len(runs) < 4 {
+		t.Errorf("%d runs", len(runs))
+	}
+	left, err := os.ReadDir(dir)
+	if err != nil || len(left) > 0 {
+		t.Errorf("left behind: %v, %v", left, err)
+	}
+}
+
+func TestArrivals(t *testing.T) {
+	due := []int64{0, 100, 200, 300, 400}
+	a := arrivals{times: []int64{1005, 1100, 1230, 0, 1400}}
+	late, interval := a.errors(due)
+	// Against the soonest, 1000 behind its time: 5, 0, 30, -, 0.
+	if late.Max != 30 || late.P50 != 5 || interval.Max != 30 || interval.P50 != 30 {
+		t.Errorf("late %+v, interval %+v", late, interval)
+	}
+}

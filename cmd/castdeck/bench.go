@@ -43,9 +43,13 @@ func benchCmd() *cobra.Command {
 		Short: "castdeck beside the installed tools, on the same traffic",
 		Args:  cmd.Args, RunE: cmd.RunE,
 	}
-	compare.AddCommand(benchRecordCmd())
+	compare.AddCommand(benchRecordCmd(), benchReplayCmd())
 	cmd.AddCommand(compare)
 	return cmd
+}
+
+func noNamespace(err error) error {
+	return fmt.Errorf("comparing needs a network namespace of its own: %w; run it as root", err)
 }
 
 type benchRecordFlags struct {
@@ -89,9 +93,7 @@ Tools that are not installed are left out and named.`,
 				return err
 			}
 			if !insideNamespace() {
-				return inNamespace(os.Args[1:], func(err error) error {
-					return fmt.Errorf("comparing needs a network namespace of its own: %w; run it as root", err)
-				})
+				return inNamespace(os.Args[1:], noNamespace)
 			}
 			ctx, stop := orderlyEnd(cmd.Context())
 			defer stop()

@@ -18,3 +18,14 @@ func (o RecordOptions) Missing() []string { return nil }
 func Record(context.Context, RecordOptions) ([]RecordRun, error) {
 	return nil, fmt.Errorf("comparing recorders needs Linux: %w", errors.ErrUnsupported)
 }
+
+// Replayers are the names of the tools that Replay knows.
+func Replayers() []string { return nil }
+
+// Missing are the tools among those asked for that are not installed.
+func (o ReplayOptions) Missing() []string { return nil }
+
+// Replay needs Linux.
+func Replay(context.Context, ReplayOptions) ([]ReplayRun, error) {
+	return nil, fmt.Errorf("comparing replayers needs Linux: %w", errors.ErrUnsupported)
+}

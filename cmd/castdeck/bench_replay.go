@@ -1,0 +1,264 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"runtime"
+	"slices"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"castdeck/bench/sidebyside"
+	"castdeck/internal/netns"
+)
+
+type benchReplayFlags struct {
+	tools    []string
+	only     string
+	repeat   int
+	duration durationValue
+	count    int
+	dir      string
+	json     bool
+
+	stdout, stderr io.Writer
+}
+
+func benchReplayCmd() *cobra.Command {
+	f := &benchReplayFlags{duration: durationValue{Duration: 3 * time.Second, min: 100 * time.Millisecond, max: 10 * time.Minute}}
+	cmd := &cobra.Command{
+		Use:   "replay",
+		Short: "Replayers side by side: lateness, top speed, processor time",
+		Long: `Let one replayer after the other play the same traffic, castdeck's own ways and
+the installed tools, and say how late datagrams arrived by the kernel's stamps at
+the other end, by how much the distances between them were wrong, how many a second
+go at full speed, and what it cost. Everything happens between two virtual
+interfaces in a network namespace made for it; the runs take turns and the tables
+show medians. The datagram that came soonest behind its time counts as in time.
+
+The C loop is the one that people write by hand (absolute clock_nanosleep, sendto);
+it is compiled where there is a compiler. Tools that are not installed are left out
+and named.`,
+		Example: `  castdeck bench compare replay
+  castdeck bench compare replay --only lateness --repeat 5
+  castdeck bench compare replay --tool castdeck --tool "C loop" --json`,
+		Args: argsN(0, 0, "no arguments"),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			f.stdout, f.stderr = cmd.OutOrStdout(), cmd.ErrOrStderr()
+			o, err := f.options()
+			if err != nil {
+				return err
+			}
+			if !insideNamespace() {
+				return inNamespace(os.Args[1:], noNamespace)
+			}
+			ctx, stop := orderlyEnd(cmd.Context())
+			defer stop()
+			return f.run(ctx, o)
+		},
+	}
+	fl := cmd.Flags()
+	fl.StringArrayVar(&f.tools, "tool", nil, "run only this `REPLAYER`, by its name in the tables (repeatable)")
+	fl.StringVar(&f.only, "only", "", "make one table: `lateness|speed`")
+	fl.IntVar(&f.repeat, "repeat", 3, "runs of each")
+	fl.Var(&f.duration, "duration", "of the traffic of one run at recorded times")
+	fl.IntVar(&f.count, "count", 300_000, "datagrams of one run at full speed")
+	fl.StringVar(&f.dir, "dir", "", "folder for the traffic, removed again; default the system's for temporary files")
+	fl.BoolVar(&f.json, "json", false, "print each run as a JSON line")
+	return cmd
+}
+
+func (f *benchReplayFlags) options() (sidebyside.ReplayOptions, error) {
+	self, err := os.Executable()
+	o := sidebyside.ReplayOptions{
+		Castdeck: self, Tools: f.tools, Repeat: f.repeat, Duration: f.duration.Duration, Count: f.count, Dir: f.dir,
+		Shapes: sidebyside.DefaultShapes(), Speeds: sidebyside.DefaultSpeeds(),
+	}
+	switch f.only {
+	case "":
+	case "lateness":
+		o.Speeds = []sidebyside.Speed{}
+	case "speed":
+		o.Shapes = []sidebyside.Shape{}
+	default:
+		return o, usagef("--only %q: lateness or speed", f.only)
+	}
+	if f.repeat < 1 || f.repeat > 1000 {
+		return o, usagef("--repeat %d: 1 to 1000", f.repeat)
+	}
+	if f.count < 1000 || f.count > 100_000_000 {
+		return o, usagef("--count %d: 1000 to 100000000", f.count)
+	}
+	known := sidebyside.Replayers()
+	for _, t := range f.tools {
+		if !slices.Contains(known, t) {
+			return o, usagef("--tool %q: no such replayer (have %s)", t, strings.Join(known, "; "))
+		}
+	}
+	return o, err
+}
+
+// benchReplayJSON is one run of bench compare replay.
+type benchReplayJSON struct {
+	Event      string        `json:"event"`
+	Tool       string        `json:"tool"`
+	Command    []string      `json:"command"`
+	RatePPS    float64       `json:"rate_pps,omitempty"`
+	Burst      int           `json:"burst,omitempty"`
+	Size       int           `json:"size,omitempty"`
+	Groups     int           `json:"groups,omitempty"`
+	Mixed      bool          `json:"mixed,omitempty"`
+	Sent       uint64        `json:"sent"`
+	Arrived    uint64        `json:"arrived"`
+	Lateness   *quantileJSON `json:"lateness_ns,omitempty"`
+	Interval   *quantileJSON `json:"interval_error_ns,omitempty"`
+	FullPPS    float64       `json:"full_speed_pps,omitempty"`
+	CPUSeconds float64       `json:"cpu_seconds"`
+	Seconds    float64       `json:"seconds"`
+	Error      string        `json:"error,omitempty"`
+}
+
+type quantileJSON struct {
+	P50  float64 `json:"p50"`
+	P99  float64 `json:"p99"`
+	P999 float64 `json:"p999"`
+	Max  float64 `json:"max"`
+}
+
+func (f *benchReplayFlags) run(ctx context.Context, o sidebyside.ReplayOptions) error {
+	if err := netns.Prepare(); err != nil {
+		return err
+	}
+	for _, name := range o.Missing() {
+		fmt.Fprintf(f.stderr, "castdeck: %s is not installed: left out\n", name)
+	}
+	terminal := isTerminal(f.stderr)
+	enc := json.NewEncoder(f.stdout)
+	o.Each = func(r sidebyside.ReplayRun) {
+		if terminal {
+			fmt.Fprintf(f.stderr, "\r%s: %s\x1b[K", caseName(r.Case()), r.Tool)
+		}
+		if !f.json {
+			return
+		}
+		j := benchReplayJSON{
+			Event: "run", Tool: r.Tool, Command: r.Command, RatePPS: r.Shape.Rate, Burst: r.Shape.Burst, Size: r.Speed.Size,
+			Groups: r.Speed.Groups, Mixed: r.Speed.Mixed, Sent: r.Sent, Arrived: r.Arrived, FullPPS: r.Rate,
+			CPUSeconds: r.CPU.Seconds(), Seconds: r.Took.Seconds(),
+		}
+		if r.Shape.Rate > 0 {
+			l, i := quantileJSON(r.Late), quantileJSON(r.Interval)
+			j.Lateness, j.Interval = &l, &i
+		}
+		if r.Err != nil {
+			j.Error = r.Err.Error()
+		}
+		_ = enc.Encode(j)
+	}
+	runs, err := sidebyside.Replay(ctx, o)
+	if terminal {
+		fmt.Fprint(f.stderr, "\r\x1b[K")
+	}
+	if !f.json {
+		f.tables(o, runs)
+	}
+	if errors.Is(err, context.Canceled) {
+		return lossy
+	}
+	return err
+}
+
+func caseName(c sidebyside.ReplayCase) string {
+	if c.Shape.Rate > 0 {
+		even := "evenly"
+		if c.Shape.Burst > 1 {
+			even = fmt.Sprintf("in bursts of %d", c.Shape.Burst)
+		}
+		return fmt.Sprintf("%.0f kpps %s", c.Shape.Rate/1e3, even)
+	}
+	size := fmt.Sprintf("%d bytes", c.Speed.Size)
+	if c.Speed.Mixed {
+		size = fmt.Sprintf("64 to %d bytes", c.Speed.Size)
+	}
+	name := fmt.Sprintf("%s, %s", size, plural(c.Speed.Groups, "group"))
+	if c.Speed.Receiver {
+		name += ", received"
+	}
+	return name
+}
+
+// tables prints Markdown.
+func (f *benchReplayFlags) tables(o sidebyside.ReplayOptions, runs []sidebyside.ReplayRun) {
+	fmt.Fprintf(f.stdout, "%s, %s, %s; medians of %s.\n", machine(), kernel(), runtime.Version(), plural(o.Repeat, "run"))
+	for _, s := range o.Shapes {
+		c := sidebyside.ReplayCase{Shape: s}
+		fmt.Fprintf(f.stdout, "\n%s, 200 bytes: lateness and interval error in us\n\n", caseName(c))
+		tw := tabwriter.NewWriter(f.stdout, 0, 0, 1, ' ', 0)
+		fmt.Fprint(tw, "| replayer\t| late p50\t| p99\t| p99.9\t| max\t| interval p50\t| p99\t| p99.9\t| CPU\t| lost\t|\n|---\t|---\t|---\t|---\t|---\t|---\t|---\t|---\t|---\t|---\t|\n")
+		for _, tool := range sidebyside.Replayers() {
+			m, ok := sidebyside.ReplayMedians(runs, tool, c)
+			if !ok || m.Late == (sidebyside.Quantiles{}) {
+				continue
+			}
+			us := func(ns float64) string { return fmt.Sprintf("%.1f", ns/1e3) }
+			lost := "0"
+			if m.Lost > 0 {
+				lost = share(m.Lost)
+			}
+			fmt.Fprintf(tw, "| %s\t| %s\t| %s\t| %s\t| %s\t| %s\t| %s\t| %s\t| %s\t| %s\t|\n", tool, us(m.Late.P50), us(m.Late.P99), us(m.Late.P999), us(m.Late.Max),
+				us(m.Interval.P50), us(m.Interval.P99), us(m.Interval.P999), share(m.CPU), lost)
+		}
+		tw.Flush()
+	}
+	if len(o.Speeds) > 0 {
+		f.speeds(o, runs)
+	}
+	failed := map[string]bool{}
+	for _, r := range runs {
+		if r.Err != nil && !failed[r.Tool] {
+			failed[r.Tool] = true
+			fmt.Fprintf(f.stderr, "castdeck: %s: %s\n", r.Tool, oneLine(r.Err.Error()))
+		}
+	}
+}
+
+func (f *benchReplayFlags) speeds(o sidebyside.ReplayOptions, runs []sidebyside.ReplayRun) {
+	fmt.Fprint(f.stdout, "\nFull speed: thousand datagrams a second\n\n")
+	tw := tabwriter.NewWriter(f.stdout, 0, 0, 1, ' ', 0)
+	fmt.Fprint(tw, "| replayer\t")
+	for _, s := range o.Speeds {
+		fmt.Fprintf(tw, "| %s\t", caseName(sidebyside.ReplayCase{Speed: s}))
+	}
+	fmt.Fprint(tw, "|\n|---\t")
+	for range o.Speeds {
+		fmt.Fprint(tw, "|---\t")
+	}
+	fmt.Fprintln(tw, "|")
+	for _, tool := range sidebyside.Replayers() {
+		row, any := "| "+tool+"\t", false
+		for _, s := range o.Speeds {
+			m, ok := sidebyside.ReplayMedians(runs, tool, sidebyside.ReplayCase{Speed: s})
+			switch {
+			case !ok || m.Rate == 0:
+				row += "| -\t"
+				continue
+			case m.Lost > 0:
+				row += fmt.Sprintf("| %.0f (%s lost)\t", m.Rate/1e3, share(m.Lost))
+			default:
+				row += fmt.Sprintf("| %.0f\t", m.Rate/1e3)
+			}
+			any = true
+		}
+		if any {
+			fmt.Fprintln(tw, row+"|")
+		}
+	}
+	tw.Flush()
+}
