@@ -294,7 +294,10 @@ func TestIndexRoundTrip(t *testing.T) {
 		if !back.Complete() || back.AddBlock(blocks[0]) == nil {
 			t.Errorf("%v: not complete after %d blocks, or takes more", n, len(blocks))
 		}
-		back.parts, back.complete, back.texts = 0, false, InterfaceTexts{}
+		if back.PerEntry() != 1 || back.ChunkCount() != n[0] {
+			t.Errorf("%v: %d chunks, %d an entry", n, back.ChunkCount(), back.PerEntry())
+		}
+		back.parts, back.complete, back.texts, back.count = 0, false, InterfaceTexts{}, 0
 		if !reflect.DeepEqual(back, x) {
 			t.Errorf("%v: reads back otherwise", n)
 		}
@@ -303,15 +306,29 @@ func TestIndexRoundTrip(t *testing.T) {
 
 // TestIndexIsBounded: what an index may cost, whatever it holds.
 func TestIndexIsBounded(t *testing.T) {
+	many := &Index{}
+	for i := range 5*MaxIndexChunks + 3 {
+		many.Chunks = append(many.Chunks, ChunkEntry{Offset: int64(i) * 100, Size: 100, First: int64(i), Last: int64(i) + 5, Packets: 2, Datagrams: 1, Bytes: 7})
+	}
 	x := &Index{}
-	var err error
-	for _, b := range indexBlocks(testIndex(MaxIndexChunks+1, 0, 0)) {
-		if err = x.AddBlock(b); err != nil {
-			break
+	for _, b := range indexBlocks(many) {
+		if err := x.AddBlock(b); err != nil {
+			t.Fatal(err)
 		}
 	}
-	if err == nil || len(x.Chunks) > MaxIndexChunks {
-		t.Errorf("%d chunks, %v", len(x.Chunks), err)
+	if x.ChunkCount() != len(many.Chunks) || x.PerEntry() != 8 || len(x.Chunks) != (len(many.Chunks)+7)/8 || cap(x.Chunks) > 2*MaxIndexChunks {
+		t.Errorf("%d chunks in %d entries of %d", x.ChunkCount(), len(x.Chunks), x.PerEntry())
+	}
+	for i, c := range x.Chunks {
+		n := min(8, len(many.Chunks)-8*i)
+		if want := (ChunkEntry{Offset: int64(i) * 800, Size: uint32(n) * 100, First: int64(i) * 8, Last: int64(i*8+n-1) + 5,
+			Packets: uint32(n) * 2, Datagrams: uint32(n), Bytes: uint64(n) * 7}); c != want {
+			t.Fatalf("entry %d: %+v, want %+v", i, c, want)
+		}
+	}
+	if x.AddChunk(ChunkEntry{Offset: 5}) == nil || x.AddChunk(ChunkEntry{Offset: math.MaxInt64, Size: 5}) == nil ||
+		x.AddChunk(ChunkEntry{Offset: x.Chunks[len(x.Chunks)-1].Offset + 4096, Packets: math.MaxUint32}) == nil {
+		t.Error("chunks that cannot be neighbours are joined")
 	}
 	long := &Index{}
 	for range 4000 {

@@ -59,8 +59,8 @@ const (
 	// MaxChunkPackets is the most packets of one chunk: in memory a packet of no bytes
 	// takes five times what it takes in the chunk.
 	MaxChunkPackets = 1 << 15
-	// MaxIndexChunks is the most chunks of an index that is used: a reader holds them
-	// all. A file of more is read through, as one that is not sealed.
+	// MaxIndexChunks is the most entries that a reader holds of an index (7 MB). Of a file
+	// with more chunks an entry stands for several.
 	MaxIndexChunks = 1 << 17
 	// maxSubscriptions and maxSegmentText bound what a segment block is believed.
 	maxSubscriptions = 1 << 12
@@ -367,8 +367,9 @@ type ChunkEntry struct {
 type Index struct {
 	Recording UUID
 	Segment   uint32
-	Chunks    []ChunkEntry
-	Streams   []Stream
+	// Chunks in the order of the file; an entry stands for PerEntry of them.
+	Chunks  []ChunkEntry
+	Streams []Stream
 	// StreamsCut says that there were more streams than the table keeps
 	// (MaxStreams); the datagrams of the others are in the chunks all the same.
 	StreamsCut bool
@@ -378,9 +379,68 @@ type Index struct {
 	Events     []Event
 	EventCount uint32
 
+	perEntry int // 0 is 1
+	count    int // chunks added; 0 where Chunks was made in another way
 	texts    InterfaceTexts
 	parts    uint32 // blocks added
 	complete bool
+}
+
+// PerEntry is how many chunks an entry stands for: 1, or a power of 2 in an index that
+// was read and has more than MaxIndexChunks. The last entry may stand for fewer.
+func (x *Index) PerEntry() int { return max(x.perEntry, 1) }
+
+// ChunkCount is the number of chunks that the entries stand for.
+func (x *Index) ChunkCount() int { return max(x.count, len(x.Chunks)) }
+
+// AddChunk adds the next chunk, and joins entries where there are too many: neighbours
+// that stand for as many chunks each. After an error, which tells of chunks that cannot
+// be neighbours in a file, x is as it was.
+func (x *Index) AddChunk(c ChunkEntry) error {
+	n := x.ChunkCount()
+	if n%x.PerEntry() != 0 {
+		last := &x.Chunks[len(x.Chunks)-1]
+		joined, err := last.join(&c)
+		if err != nil {
+			return err
+		}
+		*last, x.count = joined, n+1
+		return nil
+	}
+	if len(x.Chunks) == MaxIndexChunks {
+		half := x.Chunks[:MaxIndexChunks/2]
+		for i := range half {
+			if _, err := x.Chunks[2*i].join(&x.Chunks[2*i+1]); err != nil {
+				return err
+			}
+		}
+		for i := range half {
+			half[i], _ = x.Chunks[2*i].join(&x.Chunks[2*i+1])
+		}
+		x.Chunks, x.perEntry = half, 2*x.PerEntry()
+	}
+	x.Chunks, x.count = append(x.Chunks, c), n+1
+	return nil
+}
+
+// join is one entry for c and the one behind it.
+func (c *ChunkEntry) join(next *ChunkEntry) (ChunkEntry, error) {
+	j := *c
+	size := next.Offset - c.Offset + int64(next.Size)
+	packets, datagrams := uint64(c.Packets)+uint64(next.Packets), uint64(c.Datagrams)+uint64(next.Datagrams)
+	if next.Offset < c.Offset+int64(c.Size) || size != int64(uint32(size)) || max(packets, datagrams) > math.MaxUint32 {
+		return j, fmt.Errorf("index places a chunk of %d packets at byte %d, behind %d packets at byte %d", next.Packets, next.Offset, c.Packets, c.Offset)
+	}
+	if c.Packets == 0 {
+		j.First, j.Last = next.First, next.Last
+	} else if next.Packets > 0 {
+		j.First, j.Last = min(c.First, next.First), max(c.Last, next.Last)
+	}
+	j.Size, j.Packets, j.Datagrams = uint32(size), uint32(packets), uint32(datagrams)
+	j.Raw += next.Raw
+	j.Bytes += next.Bytes
+	j.Dropped += next.Dropped
+	return j, nil
 }
 
 // Index block kinds.
@@ -535,17 +595,16 @@ func (x *Index) addEntries(kind uint32, n int, e []byte) error {
 	}
 	u64 := binary.LittleEndian.Uint64
 	u32 := binary.LittleEndian.Uint32
-	if kind == indexChunks && n > MaxIndexChunks-len(x.Chunks) {
-		return fmt.Errorf("index of more than %d chunks", MaxIndexChunks)
-	}
 	for range n {
 		switch kind {
 		case indexChunks:
-			x.Chunks = append(x.Chunks, ChunkEntry{
+			if err := x.AddChunk(ChunkEntry{
 				Offset: int64(u64(e)), Size: u32(e[8:]), Raw: u32(e[12:]),
 				First: int64(u64(e[16:])), Last: int64(u64(e[24:])),
 				Packets: u32(e[32:]), Datagrams: u32(e[36:]), Bytes: u64(e[40:]), Dropped: u64(e[48:]),
-			})
+			}); err != nil {
+				return err
+			}
 			e = e[chunkEntrySize:]
 		case indexStreams:
 			addr := func(b []byte, port []byte) netip.AddrPort {

@@ -184,7 +184,7 @@ func TestHostileFiles(t *testing.T) {
 			case o.killed:
 				t.Errorf("%s: %s does not end", f.name, c.name)
 			case o.code != int(f.want[i]-'0'):
-				t.Errorf("%s: %s: exit code %d, want %c: %s", f.name, c.name, o.code, f.want[i], firstLines(o.talk))
+				t.Errorf("%s: %s: exit code %d, want %c: %s | %s", f.name, c.name, o.code, f.want[i], firstLines(o.talk), firstLines(string(o.out.head)))
 			case strings.Contains(o.talk, "goroutine "):
 				t.Errorf("%s: %s panics: %s", f.name, c.name, firstLines(o.talk))
 			case o.peak-idle > mostOverIdle:
@@ -724,6 +724,13 @@ func nativeFiles() []hostileFile {
 			n.chunk(func(h *format.ChunkHeader) { h.First, h.Last = 0, 0 }, 0)
 		}
 		return n.b
+	})
+	add("native: many chunks", "0-0----", func() []byte {
+		n := newNative(format.Zstd, format.SegmentInfo{}, eth)
+		for range flood / 4 {
+			n.chunk(func(h *format.ChunkHeader) { h.Bytes = 16 }, 1, packet)
+		}
+		return n.seal(nil, nil, nil)
 	})
 	add("native: index of 2^32-1", "3030003", func() []byte {
 		return fresh().seal(nil, func(b []byte) []byte { return reseal(b, func(body []byte) { le.PutUint32(body[44:], math.MaxUint32) }) }, nil)

@@ -516,7 +516,7 @@ func quickSummary(x *format.Index, f *format.Footer) *summary {
 		}
 		t.First, t.Last = min(t.First, c.First), max(t.Last, c.Last)
 	}
-	return &summary{tally: t, chunks: len(x.Chunks), sealed: true, quick: true, streams: x.Streams, events: x.Events}
+	return &summary{tally: t, chunks: x.ChunkCount(), sealed: true, quick: true, streams: x.Streams, events: x.Events}
 }
 
 // summarizeParts looks at the files one after the other and adds up.

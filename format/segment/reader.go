@@ -52,7 +52,7 @@ type Reader struct {
 	index      *format.Index        // nil until known
 	indexErr   error                // why the index of a sealed file is not used
 	taken      int                  // chunks read
-	chunks     *[]format.ChunkEntry // where Scan gathers what it reads, else nil
+	table      *format.Index        // where Scan gathers the chunks that it reads, else nil
 	found      *format.Index        // where Scan gathers the index's blocks, else nil
 	salvaged   bool                 // by NewSalvage
 	lost       *format.CorruptError // the damage before start, to be told first
@@ -332,7 +332,7 @@ func (r *Reader) readIndex(f *format.Footer, footerAt int64) (*format.Index, err
 	// A chunk's frame takes 64 bytes at least, so a false index cannot cost more
 	// memory than the file's size.
 	most := r.size / 64
-	x := &format.Index{}
+	x := &format.Index{Chunks: make([]format.ChunkEntry, 0, min(int64(f.Chunks), most, format.MaxIndexChunks))}
 	for at := f.IndexOffset; at < footerAt; {
 		frame, err := r.frameAt(at)
 		if err != nil {
@@ -344,7 +344,7 @@ func (r *Reader) readIndex(f *format.Footer, footerAt int64) (*format.Index, err
 		if err := x.AddBlock(r.raw); err != nil {
 			return nil, err
 		}
-		if int64(len(x.Chunks)) > most {
+		if int64(x.ChunkCount()) > most {
 			return nil, fmt.Errorf("index of more chunks than the file can hold")
 		}
 		at += int64(len(frame))
@@ -352,7 +352,7 @@ func (r *Reader) readIndex(f *format.Footer, footerAt int64) (*format.Index, err
 	switch {
 	case !x.Complete():
 		return nil, fmt.Errorf("index without its last part")
-	case x.Recording != f.Recording || x.Segment != f.Segment || len(x.Chunks) != int(f.Chunks):
+	case x.Recording != f.Recording || x.Segment != f.Segment || x.ChunkCount() != int(f.Chunks):
 		return nil, fmt.Errorf("index and footer disagree")
 	case len(x.Interfaces) < len(r.interfaces):
 		return nil, fmt.Errorf("index of %d interfaces, the first frame describes %d", len(x.Interfaces), len(r.interfaces))
@@ -504,8 +504,10 @@ func (r *Reader) takeChunk(b *format.Batch, frameLen int) error {
 	if err := r.parseChunk(b, rest); err != nil {
 		return err
 	}
-	if r.taken++; r.chunks != nil && len(*r.chunks) < format.MaxIndexChunks {
-		*r.chunks = append(*r.chunks, format.ChunkEntry{
+	if r.taken++; r.table != nil {
+		// Of chunks that do not fit, such as with 4 GiB of damage between them, there is
+		// no table: their number tells.
+		_ = r.table.AddChunk(format.ChunkEntry{
 			Offset: r.offset, Size: uint32(frameLen), Raw: uint32(len(b.Buf)), First: c.First, Last: c.Last,
 			Packets: c.Packets, Datagrams: c.Datagrams, Bytes: c.Bytes, Dropped: c.Dropped,
 		})
@@ -806,7 +808,7 @@ func (r *Reader) Index() (*format.Index, error) {
 	if err != nil {
 		return nil, err
 	}
-	if s.Sections == 1 && s.Chunks == len(s.Index.Chunks) {
+	if s.Sections == 1 && s.Chunks == s.Index.ChunkCount() {
 		r.adopt(s.Index)
 	}
 	return s.Index, nil
@@ -832,11 +834,11 @@ func (r *Reader) SeekTime(t int64) error {
 			latest = max(latest, c.Last)
 		}
 		if latest >= t {
-			r.seek(x.Chunks[n].Offset, n)
+			r.seek(x.Chunks[n].Offset, n*x.PerEntry())
 			return nil
 		}
 	}
-	r.seek(r.size, n)
+	r.seek(r.size, x.ChunkCount())
 	return nil
 }
 
@@ -846,10 +848,11 @@ func (r *Reader) seek(offset int64, n int) {
 	r.skip(uint32(n))
 }
 
-// back goes to the chunk before the one that SeekTime found.
+// back goes to the entry of the index before the one that SeekTime found.
 func (r *Reader) back() {
-	if n := r.next; n > 0 && int(n) <= len(r.index.Chunks) {
-		r.offset, r.next = r.index.Chunks[n-1].Offset, n-1
+	per := uint32(r.index.PerEntry())
+	if n := (r.next + per - 1) / per; n > 0 && int(n) <= len(r.index.Chunks) {
+		r.offset, r.next = r.index.Chunks[n-1].Offset, (n-1)*per
 	}
 }
 

@@ -11,7 +11,7 @@ import (
 
 // Scan is what reading a whole segment found.
 type Scan struct {
-	// Index rebuilt from the chunks: from the first format.MaxIndexChunks of them.
+	// Index rebuilt from the chunks.
 	Index *format.Index
 	// Chunks that were read.
 	Chunks int
@@ -35,7 +35,8 @@ type Scan struct {
 type Loss struct {
 	Chunks           int
 	Datagrams, Bytes uint64 // Bytes of payload
-	// First and Last are the earliest and latest packet times, where Chunks > 0.
+	// First and Last are the earliest and latest packet times, where Chunks > 0. With
+	// more than format.MaxIndexChunks in the file the span can be a little longer.
 	First, Last int64
 }
 
@@ -47,7 +48,7 @@ func (r *Reader) Scan() (*Scan, error) {
 		return nil, err
 	}
 	s := &Scan{Index: &format.Index{Recording: fresh.info.Recording, Segment: fresh.info.Number}, Found: &format.Index{}}
-	fresh.chunks, fresh.found = &s.Index.Chunks, s.Found
+	fresh.table, fresh.found = s.Index, s.Found
 	ahead := format.NewAhead(fresh, fresh.Interfaces)
 	defer ahead.Close()
 	var b format.Batch
@@ -187,8 +188,8 @@ func (r *Reader) Verify() (*Scan, []string, error) {
 	}
 	if r.index != nil && len(problems) == 0 {
 		for i := range r.index.Chunks {
-			if r.index.Chunks[i] != s.Index.Chunks[i] {
-				add("the index describes chunk %d otherwise than the chunk itself", i)
+			if i >= len(s.Index.Chunks) || r.index.Chunks[i] != s.Index.Chunks[i] {
+				add("the index describes chunk %d otherwise than the chunk itself", i*r.index.PerEntry())
 				break
 			}
 		}
@@ -202,8 +203,12 @@ func (r *Reader) Verify() (*Scan, []string, error) {
 	return s, problems, nil
 }
 
-// count takes from an index of the recording how many datagrams the lost chunks held.
+// count takes from an index of the recording how many datagrams the lost chunks held,
+// where it tells of each chunk.
 func (s *Scan) count(x *format.Index) {
+	if x.PerEntry() > 1 {
+		return
+	}
 	for _, d := range s.Damage {
 		first, n := int64(d.FirstChunk), int64(max(d.Chunks, 0))
 		if d.Chunks < 0 || n == 0 && first < int64(len(x.Chunks)) || first+n > int64(len(x.Chunks)) {
@@ -223,11 +228,12 @@ func (s *Scan) isMissing(n uint32) bool { return n >= s.next || gapOf(s.gaps, n)
 
 // missing sums up the chunks that the file's index has and the scan did not find.
 func (r *Reader) missing(s *Scan) (l Loss) {
-	for i := range r.index.Chunks {
+	per := r.index.PerEntry()
+	for i := range r.index.ChunkCount() {
 		if !s.isMissing(uint32(i)) {
 			continue
 		}
-		c := &r.index.Chunks[i]
+		c := &r.index.Chunks[i/per]
 		if l.Chunks == 0 {
 			l.First, l.Last = c.First, c.Last
 		}
@@ -236,13 +242,17 @@ func (r *Reader) missing(s *Scan) (l Loss) {
 		l.Bytes += c.Bytes
 		l.First, l.Last = min(l.First, c.First), max(l.Last, c.Last)
 	}
+	if per > 1 { // entries tell of chunks that are there too; so do the times
+		l.Datagrams = r.footer.Datagrams - min(r.footer.Datagrams, s.Tally.Datagrams)
+		l.Bytes = r.footer.Bytes - min(r.footer.Bytes, s.Tally.Bytes)
+	}
 	return l
 }
 
 // repacked says that the index that was found describes the chunks of this file, but
 // at other places: what unpacking and packing again leaves.
 func (s *Scan) repacked() bool {
-	if !s.Found.Complete() || len(s.Found.Chunks) != len(s.Index.Chunks) {
+	if !s.Found.Complete() || len(s.Found.Chunks) != len(s.Index.Chunks) || s.Found.ChunkCount() != s.Index.ChunkCount() {
 		return false
 	}
 	moved := len(s.Index.Chunks) == 0

@@ -851,7 +851,8 @@ func TestLostDescription(t *testing.T) {
 	}
 }
 
-// TestManyChunks: the index of a long recording does not fit one frame.
+// TestManyChunks: the index of a long recording does not fit one frame, and is not held
+// whole.
 func TestManyChunks(t *testing.T) {
 	n := 310_000
 	if testing.Short() {
@@ -864,7 +865,9 @@ func TestManyChunks(t *testing.T) {
 	}
 	b := &format.Batch{Datagrams: feed(34, 1)}
 	b.Datagrams[0].Payload, b.Datagrams[0].Flags = nil, 0
+	start := b.Datagrams[0].Time
 	for range n {
+		b.Datagrams[0].Time++
 		if err := w.WriteBatch(b); err != nil {
 			t.Fatal(err)
 		}
@@ -880,8 +883,53 @@ func TestManyChunks(t *testing.T) {
 	if !r.Sealed() || r.IndexError() != nil {
 		t.Fatalf("sealed %v, %v", r.Sealed(), r.IndexError())
 	}
-	if s, problems, err := r.Verify(); err != nil || len(problems) > 0 || len(s.Index.Chunks) != n {
-		t.Errorf("%d chunks, %v %v", len(s.Index.Chunks), problems, err)
+	if s, problems, err := r.Verify(); err != nil || len(problems) > 0 || s.Chunks != n || s.Index.ChunkCount() != n {
+		t.Errorf("%d chunks, %v %v", s.Chunks, problems, err)
+	}
+	if testing.Short() {
+		return
+	}
+	per := r.index.PerEntry()
+	if per == 1 {
+		t.Fatal("every chunk has an entry")
+	}
+	var got format.Batch
+	for _, at := range []int{1, 2, 3, 1000, n / 2, n - 1, n} {
+		if err := r.SeekTime(start + int64(at)); err != nil {
+			t.Fatal(err)
+		}
+		err := r.ReadBatch(&got)
+		if first := int(got.Datagrams[0].Time - start); err != nil || first > at || first <= at-per {
+			t.Errorf("seeking datagram %d finds %d, %v", at, first, err)
+		}
+	}
+	if err := r.SeekTime(start + int64(n) + 1); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.ReadBatch(&got); err != io.EOF {
+		t.Errorf("behind the end: %v", err)
+	}
+	r.back()
+	if err := r.ReadBatch(&got); err != nil || int(got.Datagrams[0].Time-start) <= n-per {
+		t.Errorf("before the end: %d, %v", got.Datagrams[0].Time-start, err)
+	}
+
+	// A chunk that is lost, and an index that lies.
+	lost := r.index.Chunks[100]
+	data[lost.Offset+100] ^= 1
+	s, problems, err := openBytes(t, data).Verify()
+	if err != nil || len(problems) != 4 || s.Lost.Chunks != 1 || s.Lost.Datagrams != 1 || s.Lost.First != lost.First || s.Lost.Last != lost.Last {
+		t.Errorf("%+v %v %v", s.Lost, problems, err)
+	}
+	data[lost.Offset+100] ^= 1
+	file := data[:r.footer.IndexOffset]
+	w.index.Chunks[200_000].First -= 9
+	w.index.Blocks(func(b []byte) error {
+		file = append(file, b...)
+		return nil
+	})
+	if _, problems, err := openBytes(t, format.AppendFooter(file, r.footer)).Verify(); err != nil || len(problems) != 1 || !strings.Contains(problems[0], "otherwise") {
+		t.Errorf("an index that lies: %v %v", problems, err)
 	}
 }
 
