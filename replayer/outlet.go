@@ -46,8 +46,9 @@ type outlet struct {
 	ring    *ring
 	pacing  Pacing
 	late    LatePolicy
-	after   int64 // ns of lateness at which the policy acts
-	limit   int64 // ceiling in bits a second; 0 is none
+	after   int64        // ns of lateness at which the policy acts
+	limit   int64        // ceiling in bits a second; 0 is none
+	wall    func() int64 // ns since the Unix epoch
 
 	paced    bool // false: everything is due at once, and lateness means nothing
 	timeline timeline
@@ -81,6 +82,7 @@ type outlet struct {
 func newOutlet(s *sock.Sender, p *pacer, st *stats, c *control, r *ring, o *Options) *outlet {
 	out := &outlet{
 		sender: s, pacer: p, stats: st, control: c, ring: r, pacing: o.Pacing, late: o.Late, after: int64(o.LateAfter), limit: int64(o.Limit),
+		wall:  func() int64 { return time.Now().UnixNano() },
 		paced: !o.Max, timeline: timeline{factor: 1}, speed: 1, lateness: newHistogram(3), intervals: newHistogram(3),
 	}
 	if o.Speed != 0 {
@@ -222,6 +224,9 @@ func (o *outlet) send(ctx context.Context, s *slot) {
 			continue
 		}
 		end := o.together(s, i, now, stepping)
+		if s.stamping {
+			o.stamp(s, i, end, now, stepping)
+		}
 		sent, err := o.sender.Send(int(e.socket), s.messages, i, end)
 		after := o.pacer.clock.Now()
 		if sent > 0 {
@@ -271,6 +276,19 @@ func (o *outlet) together(s *slot, i int, now int64, stepping bool) int {
 		end++
 	}
 	return end
+}
+
+// stamp writes the moments at which datagrams are due into them, by the wall clock; that
+// of now where nothing is due at a time of its own.
+func (o *outlet) stamp(s *slot, from, end int, now int64, stepping bool) {
+	wall := o.wall() - o.pacer.clock.Now()
+	for i := from; i < end; i++ {
+		moment := now
+		if o.paced && !stepping {
+			moment = o.timeline.at(s.entries[i].due)
+		}
+		s.stamps[i].set(moment + wall)
+	}
 }
 
 // tooLate applies the policy to the datagram that is next; true where it is dropped.

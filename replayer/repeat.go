@@ -86,6 +86,9 @@ func (r *Repeat) ReadBatch(b *format.Batch) error {
 	}
 }
 
+// Round is the number of the round that the last batch is of, from 0 on. See Rounder.
+func (r *Repeat) Round() int { return r.round }
+
 func (r *Repeat) open(from int64) error {
 	src, err := r.Open(from)
 	if err != nil {

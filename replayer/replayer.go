@@ -74,6 +74,16 @@ type Options struct {
 	// of the interface cuts runs itself (tbf, netem, cake): there a part of a run
 	// could be dropped without an error. See Report.Segmented.
 	NoSegmentation bool
+	// Impair damages what is sent on purpose, from random numbers that begin with Seed: the
+	// same options and the same source give the same result, whatever the machine does.
+	// ImpairLog is told, by the goroutine that reads the source, what is done to each
+	// datagram; nil is nobody. Of what was read ahead when the replay is stopped it is told
+	// too.
+	Impair    []Impair
+	Seed      uint64
+	ImpairLog func(ImpairRecord)
+	// Rewrite changes payloads, before Impair does.
+	Rewrite []Rewrite
 	// Ahead is how many batches are read and prepared ahead of the sender, 2 to
 	// 1024; 0 means 16. Memory: Ahead times what the source puts into a batch, plus up
 	// to 170 bytes a datagram.
@@ -180,6 +190,12 @@ func (o *Options) check() error {
 	if err := o.Pacing.check(); err != nil {
 		return err
 	}
+	if _, err := newImpairer(o); err != nil {
+		return err
+	}
+	if _, err := newRewriting(o); err != nil {
+		return err
+	}
 	switch {
 	case o.LateAfter < 0:
 		return fmt.Errorf("late after %s is negative", o.LateAfter)
@@ -250,6 +266,9 @@ func (r *Replayer) Run(ctx context.Context, src format.BatchReader) (Report, err
 	feed := &feeder{src: src, ring: ring, policy: r.policy, sender: r.sender, iface: r.iface,
 		schedule: schedule{Pacing: r.options.Pacing}, histograms: r.options.Histograms}
 	feed.prepare()
+	// New has seen that they can be made.
+	feed.impairer, _ = newImpairer(&r.options)
+	feed.rewriting, _ = newRewriting(&r.options)
 	out := newOutlet(r.sender, &pacer{clock: r.clock, guard: minGuard, attention: &r.control.attention}, &r.stats, r.control, ring, &r.options)
 	r.stats.speed.Store(math.Float64bits(out.speed))
 

@@ -18,7 +18,8 @@ import (
 
 // Report is what a Run did. For every datagram of the source that was read:
 //
-//	read = Datagrams + SendErrors + DroppedLate + Skipped.Total() + those read ahead when it was stopped or somebody sought
+//	read + Impaired.By[ImpairDuplicate] = Datagrams + SendErrors + DroppedLate + Skipped.Total() + Impaired.Dropped()
+//	                                + those read ahead or held back when it was stopped or somebody sought
 type Report struct {
 	// Datagrams and Bytes (UDP payload) that the kernel took and its queue did not
 	// drop.
@@ -36,6 +37,9 @@ type Report struct {
 	Shifted             time.Duration
 	// Skipped are datagrams that were not meant to be sent, by cause.
 	Skipped Skipped
+	// Impaired and Rewritten tell what Options.Impair and Rewrite did.
+	Impaired  Impaired
+	Rewritten Rewritten
 	// Damaged counts the places of the source that could not be read, and Damage
 	// holds the first 100 of them: *format.CorruptError, or what wraps it.
 	Damaged uint64
@@ -121,6 +125,12 @@ func (o *outlet) report(f *feeder) Report {
 		Recorded:      time.Duration(o.recorded()),
 		ShortenedGaps: f.schedule.shortened, GapsRemoved: time.Duration(min(f.schedule.gaps(), math.MaxInt64)),
 		DroppedLate: o.dropped, Shifts: o.shifts, Shifted: time.Duration(o.shifted), Paused: time.Duration(o.held), RealtimeRefused: o.realtimeRefused,
+	}
+	if f.impairer != nil {
+		r.Impaired = f.impairer.did
+	}
+	if f.rewriting != nil {
+		r.Rewritten = f.rewriting.did
 	}
 	for n, count := range o.byErrno {
 		switch {

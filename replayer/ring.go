@@ -49,6 +49,35 @@ type slot struct {
 	seek     uint64         // number of the seekRequest that it follows
 	end      bool           // nothing comes behind it, unless somebody seeks; no entries
 	messages *sock.Messages // one for each entry
+	stamps   []stamp        // one for each entry where times are rewritten, otherwise none
+	stamping bool
+	held     [][]byte // bytes of entries that were held back
+}
+
+// outgoing is a datagram that is ready to be sent, copies times.
+type outgoing struct {
+	entry    entry
+	bytes    []byte
+	sockaddr *sock.Sockaddr
+	at       int // where the payload begins in bytes
+	stamp    stamp
+	copies   int
+}
+
+// put adds a datagram behind the others. Its bytes must last as long as the slot's
+// contents.
+func (s *slot) put(d *outgoing) {
+	for range d.copies {
+		if len(s.entries) == s.messages.Len() {
+			s.messages.Grow(max(64, 2*len(s.entries)))
+		}
+		s.messages.Set(len(s.entries), d.bytes, d.sockaddr)
+		s.entries = append(s.entries, d.entry)
+		if s.stamping {
+			d.stamp.payload = d.bytes[d.at:]
+			s.stamps = append(s.stamps, d.stamp)
+		}
+	}
 }
 
 // entry is one datagram to send.
@@ -83,6 +112,8 @@ type route struct {
 	socket   int32
 	sockaddr *sock.Sockaddr
 	counts   *counts
+	lane     *lane        // nil where nothing is impaired
+	rewrite  *rewriteLane // nil where nothing is rewritten
 }
 
 const (
@@ -109,6 +140,11 @@ type feeder struct {
 	iface    *net.Interface
 	schedule schedule
 	number   uint64 // of the seekRequest that is followed
+	// impairer and rewriting are nil where nothing is asked for.
+	impairer  *impairer
+	rewriting *rewriting
+	round     int    // of the batch, where the source is a Rounder
+	read      uint64 // datagrams of the source so far
 
 	// histograms is how many destinations still get histograms of their own.
 	histograms int
@@ -134,12 +170,11 @@ func (f *feeder) prepare() {
 
 func (f *feeder) run() {
 	defer close(f.ring.full)
+	rounder, _ := f.src.(Rounder)
 	barren := 0
 	for {
-		var s *slot
-		select {
-		case s = <-f.ring.free:
-		case <-f.ring.quit:
+		s := f.take()
+		if s == nil {
 			return
 		}
 		for {
@@ -151,12 +186,19 @@ func (f *feeder) run() {
 			err := f.src.ReadBatch(&s.batch)
 			if err == nil {
 				barren = 0
+				if rounder != nil {
+					f.round = rounder.Round()
+				}
 				var refused error
 				if refused = f.fill(s); len(s.entries) > 0 {
 					f.ring.full <- s // never blocks: it has room for every slot
 				}
 				if refused != nil {
 					f.err = refused
+					if len(s.entries) > 0 {
+						s = nil
+					}
+					f.drain(s)
 					return
 				}
 				if len(s.entries) > 0 {
@@ -166,6 +208,9 @@ func (f *feeder) run() {
 				var corrupt *format.CorruptError
 				switch {
 				case errors.Is(err, io.EOF):
+					if s = f.drain(s); s == nil {
+						return
+					}
 					s.end, s.entries = true, s.entries[:0]
 					f.ring.full <- s
 					if !f.sought() {
@@ -173,6 +218,7 @@ func (f *feeder) run() {
 					}
 				case !errors.As(err, &corrupt):
 					f.err = err
+					f.drain(s)
 					return
 				}
 				if s.end {
@@ -193,6 +239,16 @@ func (f *feeder) run() {
 			default:
 			}
 		}
+	}
+}
+
+// take waits for an empty slot; nil where the outlet takes no more.
+func (f *feeder) take() *slot {
+	select {
+	case s := <-f.ring.free:
+		return s
+	case <-f.ring.quit:
+		return nil
 	}
 }
 
@@ -219,6 +275,9 @@ func (f *feeder) follow() error {
 	}
 	f.number = q.number
 	f.schedule.restart()
+	if f.impairer != nil {
+		f.impairer.restart()
+	}
 	return f.src.(TimeSeeker).SeekTime(q.time)
 }
 
@@ -232,9 +291,10 @@ func (f *feeder) fill(s *slot) error {
 		s.messages = sock.NewMessages(n)
 		s.entries = make([]entry, 0, n)
 	}
-	s.entries = s.entries[:0]
+	f.clear(s)
 	for i := range s.batch.Datagrams {
 		d := &s.batch.Datagrams[i]
+		f.read++
 		f.recordedDrops += d.Drops
 		switch {
 		case d.Flags&format.FlagNotUDP != 0 || !d.Dst.IsValid():
@@ -254,13 +314,74 @@ func (f *feeder) fill(s *slot) error {
 			f.skipped.Filtered++
 			continue
 		}
-		s.messages.Set(len(s.entries), d.Payload, r.sockaddr)
-		s.entries = append(s.entries, entry{
+		if r.rewrite != nil {
+			f.rewriting.apply(r.rewrite, d.Payload, f.round)
+		}
+		e := entry{
 			due: f.schedule.due(d.Time, len(d.Payload)), time: d.Time,
 			counts: r.counts, socket: r.socket, size: int32(len(d.Payload)),
-		})
+		}
+		if f.impairer == nil && !s.stamping {
+			s.messages.Set(len(s.entries), d.Payload, r.sockaddr)
+			s.entries = append(s.entries, e)
+			continue
+		}
+		f.alter(s, r, outgoing{entry: e, bytes: d.Payload, sockaddr: r.sockaddr, copies: 1})
 	}
 	return nil
+}
+
+// alter is the way into a slot of datagrams that are impaired or get times.
+func (f *feeder) alter(s *slot, r *route, d outgoing) {
+	d.stamp.bit = -1
+	if r.rewrite != nil {
+		d.stamp.times = r.rewrite.times
+	}
+	if f.impairer == nil {
+		s.put(&d)
+		return
+	}
+	v := f.impairer.judge(r.lane, f.read-1, d.entry.time, d.bytes)
+	d.stamp.bit = v.bit
+	f.impairer.pass(s, r.lane, v, d)
+}
+
+// clear empties a slot, but for its batch.
+func (f *feeder) clear(s *slot) {
+	s.entries, s.stamps = s.entries[:0], s.stamps[:0]
+	s.stamping = f.rewriting != nil && f.rewriting.times
+	if f.impairer != nil {
+		f.impairer.reclaim(s)
+		// A pause of the recording lets all leave that was held before it: this much
+		// is not needed again.
+		if most := s.messages.Len(); most > drainTogether && most > 8*len(s.batch.Datagrams) {
+			n := 2 * len(s.batch.Datagrams)
+			s.messages, s.entries = sock.NewMessages(n), make([]entry, 0, n)
+		}
+	}
+}
+
+// drainTogether is how many datagrams a slot takes at the end.
+const drainTogether = 16384
+
+// drain hands over what is held, in s and further slots, when nothing comes behind it. s
+// may be nil. It returns an empty slot; nil where the outlet takes no more.
+func (f *feeder) drain(s *slot) *slot {
+	for {
+		if s == nil {
+			if s = f.take(); s == nil {
+				return nil
+			}
+			s.seek, s.end = f.number, false
+		}
+		s.batch.Reset()
+		f.clear(s)
+		if f.impairer == nil || !f.impairer.drain(s, drainTogether) {
+			return s
+		}
+		f.ring.full <- s
+		s = nil
+	}
 }
 
 // route returns the cache's place for the addresses: the route itself where it is
@@ -300,6 +421,12 @@ func (f *feeder) decide(r *route, src, dst netip.AddrPort) error {
 		r.socket = int32(socket)
 		r.sockaddr = sock.NewSockaddr(to, f.iface)
 		r.counts = f.countsOf(to)
+		if f.impairer != nil {
+			r.lane = f.impairer.lane(src, dst, to)
+		}
+		if f.rewriting != nil {
+			r.rewrite = f.rewriting.lane(src, dst)
+		}
 	}
 	r.known = true
 	return nil

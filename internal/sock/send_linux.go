@@ -70,6 +70,17 @@ func NewMessages(n int) *Messages {
 // Len is how many datagrams the array has room for.
 func (m *Messages) Len() int { return len(m.headers) }
 
+// Grow makes room for n datagrams, and keeps those that are set.
+func (m *Messages) Grow(n int) {
+	grown := NewMessages(max(n, len(m.headers)))
+	for i := range m.headers {
+		grown.iovecs[i] = m.iovecs[i]
+		h := &grown.headers[i].msghdr
+		h.Name, h.Namelen = m.headers[i].msghdr.Name, m.headers[i].msghdr.Namelen
+	}
+	*m = *grown
+}
+
 // Set makes message i the datagram of payload to dst. The payload is not copied:
 // it must not change until it was sent.
 func (m *Messages) Set(i int, payload []byte, dst *Sockaddr) {

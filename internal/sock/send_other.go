@@ -17,6 +17,9 @@ func NewMessages(n int) *Messages { return &Messages{n: n} }
 // Len is how many datagrams the array has room for.
 func (m *Messages) Len() int { return m.n }
 
+// Grow makes room for n datagrams.
+func (m *Messages) Grow(n int) { m.n = max(m.n, n) }
+
 // Set does nothing: there is no Sender to hand the messages to.
 func (m *Messages) Set(i int, payload []byte, dst *Sockaddr) {}
 
