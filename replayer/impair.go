@@ -382,9 +382,16 @@ type impairer struct {
 	bytes    int // of all that is held
 	maxBytes int
 	seq      uint64
-	drained  bool // the orders' waiting ones are in the queue
+	now      int64 // due time up to which all has left
+	drained  bool  // the orders' waiting ones are in the queue
 	buffers  buffers
 	did      Impaired
+}
+
+// CheckImpair says what is wrong with the impairments of the options; New does too.
+func CheckImpair(o Options) error {
+	_, err := newImpairer(&o)
+	return err
 }
 
 // newImpairer is nil where nothing is asked for.
@@ -498,6 +505,7 @@ func (l *lane) record(v *verdict, time int64) ImpairRecord {
 // only keeps its place. The bytes of d belong to the slot.
 func (m *impairer) pass(s *slot, l *lane, v verdict, d outgoing) {
 	now := min(d.entry.due+m.least, maxOffset)
+	m.now = now
 	m.release(s, now)
 	d.copies = 1
 	switch {
@@ -608,7 +616,7 @@ func (m *impairer) drain(s *slot, most int) bool {
 		m.drained = true
 		for _, o := range m.orders() {
 			for _, h := range o.waiting {
-				h.entry.due = max(h.entry.due, o.last)
+				h.entry.due = max(h.entry.due, o.last, m.now)
 				heap.Push(&m.queue, h)
 			}
 			o.waiting = nil
@@ -642,7 +650,7 @@ func (m *impairer) restart() {
 	for _, h := range m.queue {
 		m.buffers.put(h.bytes)
 	}
-	m.queue, m.waiting, m.bytes, m.drained = nil, 0, 0, false
+	m.queue, m.waiting, m.bytes, m.now, m.drained = nil, 0, 0, 0, false
 }
 
 // reclaim takes back the bytes that a slot held.

@@ -46,9 +46,11 @@ type outlet struct {
 	ring    *ring
 	pacing  Pacing
 	late    LatePolicy
-	after   int64        // ns of lateness at which the policy acts
-	limit   int64        // ceiling in bits a second; 0 is none
-	wall    func() int64 // ns since the Unix epoch
+	after   int64 // ns of lateness at which the policy acts
+	limit   int64 // ceiling in bits a second; 0 is none
+
+	wall         func() int64 // ns since the Unix epoch
+	ahead, asked int64        // ns of the wall clock ahead of the pacer's, and when that was
 
 	paced    bool // false: everything is due at once, and lateness means nothing
 	timeline timeline
@@ -281,13 +283,31 @@ func (o *outlet) together(s *slot, i int, now int64, stepping bool) int {
 // stamp writes the moments at which datagrams are due into them, by the wall clock; that
 // of now where nothing is due at a time of its own.
 func (o *outlet) stamp(s *slot, from, end int, now int64, stepping bool) {
-	wall := o.wall() - o.pacer.clock.Now()
+	if o.asked == 0 || now-o.asked > askWall {
+		o.askWall(now)
+	}
 	for i := from; i < end; i++ {
 		moment := now
 		if o.paced && !stepping {
 			moment = o.timeline.at(s.entries[i].due)
 		}
-		s.stamps[i].set(moment + wall)
+		s.stamps[i].set(moment + o.ahead)
+	}
+}
+
+// askWall is how long it is relied upon that the wall clock is not set or slewed, in ns.
+const askWall = 1_000_000_000
+
+// askWall finds out how far the wall clock is ahead of the pacer's. The thread may lose
+// its processor between the two: the fastest of some tries holds.
+func (o *outlet) askWall(now int64) {
+	o.asked = now
+	for best, i := int64(math.MaxInt64), 0; i < 5; i++ {
+		before := o.pacer.clock.Now()
+		wall := o.wall()
+		if took := o.pacer.clock.Now() - before; took < best {
+			best, o.ahead = took, wall-before-took/2
+		}
 	}
 }
 

@@ -40,6 +40,7 @@ type replayFlags struct {
 	hlog     string
 	control  string
 	mappings []string
+	impair   impairFlags
 	span     timeSpan
 	loop     int
 	dryRun   bool
@@ -87,6 +88,11 @@ In a terminal, keys control it:
 With --control the same goes by HTTP: GET /status; POST /pause, /resume, /step?n=10,
 /speed?x=2, /seek?to=TIME or to=-10s, /quit; each answers with the status as JSON.
 
+To see how receivers bear it, --drop, --drop-burst, --duplicate, --corrupt, --delay,
+--jitter and --reorder damage what is sent, for everything or for a GROUP (recorded
+addresses), and --seed repeats it. --rewrite lets counters go on over --loop, and
+times be those of now. docs/IMPAIR.md has the models.
+
 The summary says how late datagrams left. A replay that falls behind catches up
 unless --late says otherwise. Exit code 3 where some could not be sent, were not
 recorded whole, could not be read, or left later than --max-lateness.`,
@@ -95,6 +101,8 @@ recorded whole, could not be read, or left later than --max-lateness.`,
   castdeck replay line-a.pcap line-b.pcap -i eth1
   castdeck replay feed.pcapng.zst -i eth1 --at 2026-11-22T15:30:00Z --realtime --max-lateness 1ms
   castdeck replay feed.pcapng.zst -i eth1 --speed max --limit 2Gbit --loop 0 --duration 1h
+  castdeck replay feed.pcapng.zst -i eth1 --drop-burst 0.1%,5 --jitter 239.1.1.1=2ms --seed 42 --impair-log done.ndjson
+  castdeck replay feed.pcapng.zst -i eth1 --loop 0 --rewrite 239.1.1.1:5000=rtp,mpegts
   castdeck replay morning.pcap -i lo --loopback --speed max --only 239.1.1.1:5000`,
 		Args: argsN(1, -1, "one or more captures"),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -129,6 +137,7 @@ recorded whole, could not be read, or left later than --max-lateness.`,
 	fl.BoolVar(&f.o.Loopback, "loopback", false, "members on this host hear it too")
 	fl.BoolVar(&f.dryRun, "dry-run", false, "list every destination with counts, send nothing")
 	fl.Var(&f.interval, "interval", "how often to report progress")
+	f.impair.addFlags(cmd)
 	fl.Var(&f.worst, "max-lateness", "exit code 3 where a datagram left later than this")
 	fl.StringVar(&f.hlog, "hlog", "", "write the histograms of lateness and interval error to this `FILE`, in HdrHistogram's log format")
 	fl.StringVar(&f.control, "control", "", "take commands over HTTP on this `ADDRESS` of this host, such as 127.0.0.1:9465")
@@ -268,7 +277,7 @@ func (f *replayFlags) options() (replayer.Options, error) {
 		}
 		o.Map = append(o.Map, p)
 	}
-	return o, nil
+	return o, f.impair.apply(&o)
 }
 
 func (f *replayFlags) run(ctx context.Context, paths []string) error {
@@ -289,6 +298,10 @@ func (f *replayFlags) run(ctx context.Context, paths []string) error {
 	if err := replayer.Check(streams, o); err != nil {
 		return explainGuard(err)
 	}
+	if err := f.impair.open(&o); err != nil {
+		return err
+	}
+	defer f.impair.close()
 	r, err := replayer.New(o)
 	if err != nil {
 		return err
@@ -316,6 +329,9 @@ func (f *replayFlags) run(ctx context.Context, paths []string) error {
 	interrupted := errors.Is(err, context.Canceled)
 	if interrupted || errors.Is(err, context.DeadlineExceeded) {
 		err = nil
+	}
+	if lerr := f.impair.close(); err == nil {
+		err = lerr
 	}
 	if f.hlog != "" {
 		if herr := writeHistograms(f.hlog, rep); err == nil {

@@ -79,6 +79,8 @@ type replayJSON struct {
 	Runs            uint64            `json:"runs"`
 	Lateness        latenessJSON      `json:"lateness_ns"`
 	IntervalError   latenessJSON      `json:"interval_error_ns"`
+	Impaired        *impairedJSON     `json:"impaired,omitempty"`
+	Rewritten       *rewrittenJSON    `json:"rewritten,omitempty"`
 	// By destination, after the mappings.
 	Streams []replayStreamJSON `json:"streams"`
 }
@@ -106,6 +108,7 @@ type latenessJSON struct {
 func (f *replayFlags) summary(path string, r replayer.Report, sealed, interrupted bool) error {
 	l, e := r.Lateness, r.IntervalError
 	if f.json {
+		impaired, rewritten := f.impair.json(&r)
 		return json.NewEncoder(f.stdout).Encode(replayJSON{
 			Event: "summary", Datagrams: r.Datagrams, Bytes: r.Bytes, SendErrors: r.SendErrors, Causes: r.Causes,
 			Skipped: r.Skipped.Total(), SkippedNotUDP: r.Skipped.NotUDP, SkippedTrunc: r.Skipped.Truncated,
@@ -113,7 +116,8 @@ func (f *replayFlags) summary(path string, r replayer.Report, sealed, interrupte
 			DurationSeconds: r.Duration.Seconds(), RecordedSeconds: r.Recorded.Seconds(), RatePPS: r.RatePPS, Sealed: sealed,
 			Interrupted: interrupted, PausedSeconds: r.Paused.Seconds(), DroppedLate: r.DroppedLate, Shifts: r.Shifts,
 			ShiftedSeconds: r.Shifted.Seconds(), Segmented: r.Segmented, Runs: r.Runs,
-			Lateness: latenessJSON{l.P50, l.P90, l.P99, l.P999, l.Max}, IntervalError: latenessJSON{e.P50, e.P90, e.P99, e.P999, e.Max}, Streams: streamsJSON(r),
+			Lateness: latenessJSON{l.P50, l.P90, l.P99, l.P999, l.Max}, IntervalError: latenessJSON{e.P50, e.P90, e.P99, e.P999, e.Max},
+			Impaired: impaired, Rewritten: rewritten, Streams: streamsJSON(r),
 		})
 	}
 	say := func(format string, args ...any) {
@@ -145,6 +149,7 @@ func (f *replayFlags) summary(path string, r replayer.Report, sealed, interrupte
 	if r.ShortenedGaps > 0 {
 		say("%s shortened, by %s together", plural(r.ShortenedGaps, "pause"), r.GapsRemoved)
 	}
+	f.impair.say(&r, say)
 	for cause, n := range r.Causes {
 		say("%s NOT SENT: %s", plural(n, "datagram"), cause)
 	}

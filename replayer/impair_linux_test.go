@@ -1,0 +1,202 @@
+package replayer
+
+import (
+	"encoding/binary"
+	"fmt"
+	"slices"
+	"testing"
+	"time"
+
+	"castdeck/format"
+	"castdeck/internal/netnstest"
+)
+
+// What arrives is what the log says, byte for byte, and the report accounts for all.
+func TestReplayImpaired(t *testing.T) {
+	for _, c := range []struct {
+		name  string
+		pace  Pacing
+		flags []string
+	}{
+		{"in time", Pacing{}, []string{"drop 5%", "drop-burst 5%,4", "duplicate 5%", "corrupt 5%", "jitter 200us", "delay 1ms+-500us", "reorder 5%,3", "drop 239.8.1.2=20%"}},
+		{"at full speed", Pacing{Max: true}, []string{"drop 5%", "duplicate 10%", "corrupt 5%", "reorder 10%,2"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			tx, rx := netnstest.Veth(t)
+			const n = 2000
+			groups := [2]string{"239.8.1.1:5000", "239.8.1.2:5000"}
+			taps := [2]*tap{newTap(t, groups[0], rx), newTap(t, groups[1], rx)}
+			var steps []any
+			for i := 0; i < n; {
+				var batch []format.Datagram
+				for range 50 {
+					// Payloads of their own: a replay owns those of its source.
+					batch = append(batch, dgram(int64(i)*10_000, "10.1.1.1:40001", groups[i%2], fmt.Sprintf("%d of %d", i, n)))
+					i++
+				}
+				batch = append(batch, format.Datagram{Flags: format.FlagNotUDP})
+				steps = append(steps, batch)
+			}
+			var log []ImpairRecord
+			report := run(t, Options{Interface: tx, Pacing: c.pace, Impair: impairs(t, c.flags...), Seed: 42,
+				ImpairLog: func(r ImpairRecord) { log = append(log, r) }}, steps...)
+
+			const read = n + n/50
+			if got := report.Datagrams + report.SendErrors + report.DroppedLate + report.Skipped.Total() + report.Impaired.Dropped(); got != read+report.Impaired.By[ImpairDuplicate] {
+				t.Errorf("%d of %d read are accounted for: %s %+v", got, read, report, report.Impaired)
+			}
+			want := map[string]int{} // payload, and how often
+			number := 0
+			records := map[uint64]ImpairRecord{}
+			for _, r := range log {
+				records[r.Index] = r
+			}
+			for i := range read {
+				if i%51 == 50 {
+					continue
+				}
+				payload, copies := []byte(fmt.Sprintf("%d of %d", number, n)), 1
+				if r, ok := records[uint64(i)]; ok {
+					v := verdict{done: r.Done}
+					if r.To.String() != groups[number%2] || r.Time != 1_700_000_000*second+int64(number)*10_000 {
+						t.Fatalf("the log has %+v for datagram %d", r, number)
+					}
+					switch {
+					case v.has(ImpairDrop) || v.has(ImpairDropBurst):
+						copies = 0
+					case v.has(ImpairDuplicate):
+						copies = 2
+					}
+					if v.has(ImpairCorrupt) {
+						payload[r.Bit/8] ^= 1 << (r.Bit % 8)
+					}
+				}
+				want[string(payload)] += copies
+				number++
+			}
+			for i, tap := range taps {
+				for range report.Destinations[i].Datagrams {
+					want[tap.next().payload]--
+				}
+				tap.none("more than was sent")
+			}
+			for payload, n := range want {
+				if n != 0 {
+					t.Errorf("%q arrived %d times too seldom", payload, n)
+				}
+			}
+			for kind, n := range report.Impaired.By {
+				if asked := slices.ContainsFunc(impairs(t, c.flags...), func(i Impair) bool { return i.Kind == Impairment(kind) }); asked != (n > 0) {
+					t.Errorf("%s: %d", Impairment(kind), n)
+				}
+			}
+		})
+	}
+}
+
+// Lateness is measured from the time at which a datagram is due with its delay.
+func TestReplayImpairedLateness(t *testing.T) {
+	tx, rx := netnstest.Veth(t)
+	tap := newTap(t, "239.8.1.1:5000", rx)
+	const delay = 200 * time.Millisecond
+	started := time.Now()
+	report := run(t, Options{Interface: tx, Impair: impairs(t, "delay "+delay.String())},
+		[]format.Datagram{dgram(0, "10.1.1.1:40001", "239.8.1.1:5000", "a"), dgram(1000, "10.1.1.1:40001", "239.8.1.1:5000", "b")})
+	if took := time.Since(started); took < delay || time.Duration(report.Lateness.Max) > took-delay {
+		t.Errorf("took %s, delay %s: %s", took, delay, report)
+	}
+	tap.next()
+	tap.next()
+}
+
+// What is held back leaves although nothing comes behind it, also where the source or a
+// guard ends the replay.
+func TestReplayImpairedEnds(t *testing.T) {
+	for _, last := range []any{
+		nil,
+		fmt.Errorf("the source ends"),
+		[]format.Datagram{dgram(9000, "10.1.1.1:40001", "224.0.0.9:520", "refused")},
+	} {
+		tx, rx := netnstest.Veth(t)
+		tap := newTap(t, "239.8.1.1:5000", rx)
+		steps := []any{[]format.Datagram{dgram(0, "10.1.1.1:40001", "239.8.1.1:5000", "a"), dgram(1000, "10.1.1.1:40001", "239.8.1.1:5000", "b")}}
+		if last != nil {
+			steps = append(steps, last)
+		}
+		r := newTestReplayer(t, Options{Interface: tx, Impair: impairs(t, "reorder 100%,10ms", "drop 10.9.9.9@=1%")})
+		report, err := r.Run(t.Context(), &source{steps: steps})
+		if (err == nil) != (last == nil) || report.Datagrams != 2 {
+			t.Errorf("%v, %s", err, report)
+		}
+		if a, b := tap.next(), tap.next(); a.payload+b.payload != "ab" {
+			t.Errorf("%s %s", a.payload, b.payload)
+		}
+	}
+}
+
+// Times are those at which datagrams are due: between the beginning and the end of the
+// replay, and as far from each other as recorded.
+func TestReplayRewritesTimes(t *testing.T) {
+	tx, rx := netnstest.Veth(t)
+	tap := newTap(t, "239.8.1.1:5000", rx)
+	w, err := ParseRewrite("time@1:8:be:ns")
+	must(t, err)
+	var batch []format.Datagram
+	const n, apart = 200, 50_000
+	for i := range n {
+		batch = append(batch, dgram(int64(i)*apart, "10.1.1.1:40001", "239.8.1.1:5000", fmt.Sprintf("%-12d", i%10)))
+	}
+	batch = append(batch, dgram(n*apart, "10.1.1.1:40001", "239.8.1.1:5000", "short"))
+	started := time.Now().UnixNano()
+	report := run(t, Options{Interface: tx, Rewrite: []Rewrite{w}, Impair: impairs(t, "duplicate 100%")}, batch)
+	ended := time.Now().UnixNano()
+	if report.Rewritten != (Rewritten{Datagrams: n, LeftAlone: 1}) {
+		t.Errorf("%+v", report.Rewritten)
+	}
+	var first int64
+	for i := range n {
+		for range 2 {
+			got := tap.next().payload
+			at := int64(binary.BigEndian.Uint64([]byte(got[1:])))
+			if i == 0 {
+				first = at
+			}
+			if at < started || at > ended || at-first != int64(i)*apart || got[9:] != "   " || got[0] != byte('0'+i%10) {
+				t.Fatalf("datagram %d: %q, %d ns behind the first, %d behind the start", i, got, at-first, at-started)
+			}
+		}
+	}
+	if got := tap.next().payload; got != "short" {
+		t.Errorf("%q", got)
+	}
+}
+
+// Three rounds of a source, with a sequence that goes on.
+func TestReplayRewritesRounds(t *testing.T) {
+	tx, rx := netnstest.Veth(t)
+	tap := newTap(t, "239.8.1.1:5000", rx)
+	w, err := ParseRewrite("239.8.1.1=seq@0:2:be")
+	must(t, err)
+	const n = 300
+	src := &Repeat{Rounds: 3, Open: func(int64) (format.BatchReader, error) {
+		var steps []any
+		for i := 0; i < n; i += 10 {
+			var batch []format.Datagram
+			for k := range 10 {
+				batch = append(batch, dgram(int64(i+k)*1000, "10.1.1.1:40001", "239.8.1.1:5000", string(binary.BigEndian.AppendUint16(nil, uint16(65500+i+k)))))
+			}
+			steps = append(steps, batch)
+		}
+		return &source{steps: steps}, nil
+	}}
+	report, err := newTestReplayer(t, Options{Interface: tx, Rewrite: []Rewrite{w}}).Run(t.Context(), src)
+	must(t, err)
+	for i := range 3 * n {
+		if got := binary.BigEndian.Uint16([]byte(tap.next().payload)); got != uint16((65500+i)%65536) {
+			t.Fatalf("datagram %d has the number %d", i, got)
+		}
+	}
+	if report.Rewritten.Datagrams != 3*n {
+		t.Errorf("%+v", report.Rewritten)
+	}
+}
