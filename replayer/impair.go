@@ -385,6 +385,7 @@ type impairer struct {
 	now      int64 // due time up to which all has left
 	drained  bool  // the orders' waiting ones are in the queue
 	buffers  buffers
+	spare    []*held
 	did      Impaired
 }
 
@@ -568,7 +569,11 @@ func (m *impairer) hold(s *slot, l *lane, v *verdict, d *outgoing, now int64) *h
 	for full() && len(m.queue) > 0 {
 		m.leave(s, heap.Pop(&m.queue).(*held), now, true)
 	}
-	h := &held{outgoing: *d, seq: m.seq, lane: l, verdict: *v}
+	h := &held{}
+	if n := len(m.spare); n > 0 {
+		h, m.spare = m.spare[n-1], m.spare[:n-1]
+	}
+	*h = held{outgoing: *d, seq: m.seq, lane: l, verdict: *v}
 	if full() {
 		m.early(h)
 		d.entry.due = now
@@ -598,6 +603,7 @@ func (m *impairer) leave(s *slot, h *held, due int64, early bool) {
 	m.bytes -= cap(h.bytes)
 	s.held = append(s.held, h.bytes)
 	s.put(&h.outgoing)
+	m.spare = append(m.spare, h)
 }
 
 func (m *impairer) early(h *held) {

@@ -159,8 +159,9 @@ func lastLine(b []byte) []byte {
 	return b[bytes.LastIndexByte(b, '\n')+1:]
 }
 
-// recordReplay records a full-speed replay of path and returns the recording.
-func recordReplay(t *testing.T, path, source string, want *content) string {
+// recordReplay records a full-speed replay of path, which sends what is wanted, and
+// returns the recording.
+func recordReplay(t *testing.T, path, source string, want *content, flags ...string) string {
 	t.Helper()
 	rec := filepath.Join(t.TempDir(), "rec.pcapng.zst")
 	args := []string{"record", "-i", "lo", "-o", rec, "--json", "--interval", "1h", "--source", source}
@@ -182,7 +183,8 @@ func recordReplay(t *testing.T, path, source string, want *content) string {
 		}
 	}
 	var sent, sentTalk bytes.Buffer
-	code := run(t.Context(), []string{"replay", path, "-i", "lo", "--loopback", "--speed", "max", "--only", "224.0.0.0/4", "--allow", "224.0.0.0/4", "--json"}, nil, &sent, &sentTalk)
+	flags = append([]string{"replay", path, "-i", "lo", "--loopback", "--speed", "max", "--only", "224.0.0.0/4", "--allow", "224.0.0.0/4", "--json"}, flags...)
+	code := run(t.Context(), flags, nil, &sent, &sentTalk)
 	stop() // what was sent is in the receive buffers, and is still recorded
 	recCode := <-done
 	if wantCode := map[bool]int{false: exitOK, true: exitLossy}[want.truncated > 0]; code != wantCode || recCode != exitOK {
