@@ -59,8 +59,6 @@ const maxAlike = 5
 
 // announce tells of events as JSON lines, or as lines for people.
 func (f *recordFlags) announce(events []format.Event, names []format.Interface) {
-	f.talk.Lock()
-	defer f.talk.Unlock()
 	shown := map[string]int{}
 	for i := range events {
 		e := &events[i]
@@ -69,22 +67,13 @@ func (f *recordFlags) announce(events []format.Event, names []format.Interface) 
 			continue
 		}
 		if shown[e.Kind]++; shown[e.Kind] <= maxAlike {
-			f.line(fmt.Sprintf("%s: %s", oneLine(e.Kind), oneLine(e.Text)))
+			fmt.Fprintf(f.stderr, "castdeck: %s: %s\n", oneLine(e.Kind), oneLine(e.Text))
 		}
 	}
 	for i := range events {
 		if n := shown[events[i].Kind] - maxAlike; n > 0 {
 			shown[events[i].Kind] = 0
-			f.line(fmt.Sprintf("%s: %s more", oneLine(events[i].Kind), count(n)))
+			fmt.Fprintf(f.stderr, "castdeck: %s: %s more\n", oneLine(events[i].Kind), count(n))
 		}
 	}
-}
-
-// line prints a line above the one of the statistics.
-func (f *recordFlags) line(text string) {
-	clear := ""
-	if f.terminal {
-		clear = "\r\x1b[K"
-	}
-	fmt.Fprintf(f.stderr, "%scastdeck: %s\n", clear, text)
 }

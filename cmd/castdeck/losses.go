@@ -6,6 +6,7 @@ import (
 	"runtime/debug"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"castdeck/format"
@@ -115,16 +116,28 @@ func hostEvent(l *hoststat.Losses) format.Event {
 	return format.Event{Time: time.Now().UnixNano(), Monotonic: sock.Now(), Kind: format.EventHost, Interface: format.NoInterface, Text: b.String()}
 }
 
+// hostMeter is a hoststat.Meter for several goroutines.
+type hostMeter struct {
+	mu sync.Mutex
+	m  *hoststat.Meter
+}
+
+func (h *hostMeter) read() hoststat.Losses {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.m.Read()
+}
+
 // meterOf counts what the host loses from now on, on the interfaces of the recording.
 // It is made before anything is joined.
-func meterOf(subs []recorder.Subscription) *hoststat.Meter {
+func meterOf(subs []recorder.Subscription) *hostMeter {
 	var names []string
 	for _, s := range subs {
 		if s.Interface != "" && !slices.Contains(names, s.Interface) {
 			names = append(names, s.Interface)
 		}
 	}
-	return hoststat.NewMeter(names)
+	return &hostMeter{m: hoststat.NewMeter(names)}
 }
 
 // fitMemory makes the queue fit where the memory of this program is limited: a queue

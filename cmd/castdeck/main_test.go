@@ -1,13 +1,12 @@
 package main
 
 import (
-	"bufio"
+	"bytes"
 	"fmt"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"strconv"
-	"strings"
 	"testing"
 	"time"
 
@@ -119,26 +118,28 @@ func scriptJoined(ts *testscript.TestScript, _ bool, args []string) {
 	}
 }
 
-// waitJoined waits, for at most 30 s, until the kernel lists the group as joined.
-func waitJoined(group netip.Addr) error {
+// joined says whether the kernel lists the group as joined by somebody.
+func joined(group netip.Addr) (bool, error) {
 	b := group.As4()
 	// /proc/net/igmp prints the address as a number of the machine's byte order.
 	want := fmt.Sprintf("%02X%02X%02X%02X", b[3], b[2], b[1], b[0])
+	list, err := os.ReadFile("/proc/self/net/igmp")
+	return bytes.Contains(list, []byte(want)), err
+}
+
+// waitJoined waits, for at most 30 s, until somebody has joined the group.
+func waitJoined(group netip.Addr) error { return waitMembership(group, true) }
+
+// waitLeft waits, for at most 30 s, until nobody has joined the group.
+func waitLeft(group netip.Addr) error { return waitMembership(group, false) }
+
+func waitMembership(group netip.Addr, want bool) error {
 	for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline); time.Sleep(2 * time.Millisecond) {
-		f, err := os.Open("/proc/self/net/igmp")
-		if err != nil {
+		if is, err := joined(group); err != nil || is == want {
 			return err
 		}
-		found := false
-		for s := bufio.NewScanner(f); s.Scan(); {
-			found = found || strings.Contains(s.Text(), want)
-		}
-		f.Close()
-		if found {
-			return nil
-		}
 	}
-	return fmt.Errorf("nobody joined %s within 30 s", group)
+	return fmt.Errorf("%s joined by somebody: still not %v after 30 s", group, want)
 }
 
 // scriptGrown waits, for at most 30 s, until a file has N bytes: grown FILE N.

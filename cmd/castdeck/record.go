@@ -41,13 +41,19 @@ type recordFlags struct {
 
 	failLoss bool
 
-	meter *hoststat.Meter
-	host  hoststat.Losses // as it was read last
+	view    string
+	metrics string
+
+	meter   *hostMeter
+	host    hoststat.Losses // as it was read last
+	monitor monitor
+	service *service
+	console *console
+
+	asked chan os.Signal // USR1 and SIGWINCH
 
 	stdin          io.Reader
-	stdout, stderr io.Writer
-	terminal       bool
-	talk           sync.Mutex // one line at a time
+	stdout, stderr io.Writer // nobody waits for whoever reads these
 }
 
 func recordCmd() *cobra.Command {
@@ -94,14 +100,26 @@ power) is readable up to its last whole chunk, without repair.`,
   castdeck record --config production.yaml`,
 		Args: argsN(0, -1, ""),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			f.stdin, f.stdout, f.stderr = cmd.InOrStdin(), cmd.OutOrStdout(), cmd.ErrOrStderr()
-			f.terminal = isTerminal(f.stderr)
+			out := newTalker(cmd.OutOrStdout(), func(n int) []byte { return fmt.Appendf(nil, "{\"event\":\"omitted\",\"lines\":%d}\n", n) })
+			f.console = newConsole(cmd.ErrOrStderr(), f.view, f.json && isTerminal(cmd.OutOrStdout()))
+			f.stdin, f.stdout, f.stderr = cmd.InOrStdin(), out, f.console
 			if limit, ok := hoststat.MemoryLimit(); ok {
 				f.fitMemory(limit, cmd.Flags().Changed("queue"))
 			}
 			ctx, stop := endOn(cmd.Context(), syscall.SIGINT, syscall.SIGTERM) // HUP: see recordFiles.work
 			defer stop()
-			return f.run(ctx, args)
+			defer f.watchSignals()()
+			err := f.run(ctx, args)
+			switch terr := out.close(f.stuckAfter); {
+			case errors.Is(terr, errNobodyReads):
+				fmt.Fprintf(f.stderr, "castdeck: standard output has not been read for %s; what was said last is lost\n", f.stuckAfter)
+			case err == nil:
+				err = terr
+			}
+			if terr := f.console.close(f.stuckAfter); err == nil && !errors.Is(terr, errNobodyReads) {
+				err = terr
+			}
+			return err
 		},
 	}
 	fl := cmd.Flags()
@@ -120,6 +138,8 @@ power) is readable up to its last whole chunk, without repair.`,
 	f.sourceFlags.add(fl)
 	fl.BoolVar(&f.force, "force", false, "overwrite the output file")
 	fl.BoolVar(&f.failLoss, "fail-on-loss", false, "exit code 3 also where the host lost something before our sockets, for whatever program: wrong checksums, failed reassembly, rp_filter, full backlog, interface errors")
+	fl.StringVar(&f.view, "view", "auto", "`auto|full|line|off`: what a terminal shows meanwhile; auto is full where there is room, else line")
+	fl.StringVar(&f.metrics, "metrics", "", "answer Prometheus on this `ADDRESS`, such as 127.0.0.1:9464: /metrics and /healthz")
 	fl.BoolVar(&f.json, "json", false, "print statistics and the summary as JSON lines")
 	return cmd
 }
@@ -175,6 +195,11 @@ func (f *recordFlags) run(ctx context.Context, args []string) error {
 	if err := f.sourceFlags.check(); err != nil {
 		return err
 	}
+	switch f.view {
+	case "auto", "full", "line", "off":
+	default:
+		return usagef("--view %s: write auto, full, line or off", f.view)
+	}
 	if len(args)+len(f.groupsFiles) == 0 && !f.byFilter() {
 		return usagef("record: name one or more groups, such as 239.1.1.1:5000, or a --groups-file")
 	}
@@ -190,6 +215,20 @@ func (f *recordFlags) run(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
+	f.service = newService(&f.monitor)
+	defer f.service.run()()
+	var exposed *metrics
+	if f.metrics != "" {
+		l, err := listenMetrics(f.metrics)
+		if err != nil {
+			return err
+		}
+		exposed = newMetrics(&f.monitor, f.queue.bytes)
+		defer exposed.serve(l)()
+		if _, port, _ := net.SplitHostPort(f.metrics); port == "0" {
+			fmt.Fprintf(f.stderr, "castdeck: metrics at http://%s/metrics\n", l.Addr())
+		}
+	}
 	ctx, end := context.WithCancel(ctx)
 	defer end()
 	files, err := f.newFiles(subs, end)
@@ -203,6 +242,8 @@ func (f *recordFlags) run(ctx context.Context, args []string) error {
 		return err
 	}
 	if from != 0 {
+		f.monitor.enter(waiting)
+		f.service.ready("recording begins at " + time.Unix(0, from).UTC().Format(time.RFC3339))
 		waitUntil(ctx, from)
 	}
 	o := recorder.Options{
@@ -228,6 +269,11 @@ func (f *recordFlags) run(ctx context.Context, args []string) error {
 		files.Close()
 		return err
 	}
+	if exposed != nil {
+		exposed.begin(f.meter, subs, rec.Interfaces())
+	}
+	f.monitor.begin(rec, files)
+	f.service.ready("recording " + f.what(subs))
 	f.greet(rec, subs)
 	return f.record(ctx, rec, files)
 }
@@ -268,28 +314,35 @@ func (f *recordFlags) greet(rec *recorder.Recorder, subs []recorder.Subscription
 			}
 		}
 	}
-	if f.terminal {
-		what := plural(len(subs), "group")
-		if len(subs) == 0 {
-			what = "what meets the filter"
-		}
-		fmt.Fprintf(f.stderr, "recording %s to %s; stop with ctrl-C\n", what, oneLine(strings.Join(f.outputs, ", ")))
+	if f.console.terminal() {
+		fmt.Fprintf(f.stderr, "recording %s to %s; stop with ctrl-C\n", f.what(subs), oneLine(strings.Join(f.outputs, ", ")))
 	}
+}
+
+// what is recorded, for people.
+func (f *recordFlags) what(subs []recorder.Subscription) string {
+	if len(subs) == 0 {
+		return "what meets the filter"
+	}
+	return plural(len(subs), "group")
 }
 
 func (f *recordFlags) record(ctx context.Context, rec *recorder.Recorder, files *recordFiles) error {
 	start := time.Now()
-	stop := f.report(rec, files, start)
+	defer context.AfterFunc(ctx, f.ending)()
+	stop := sync.OnceFunc(f.report(ctx, rec, files, start))
 	names := rec.Interfaces()
 	say := &announcer{files, func(events []format.Event) { f.announce(events, names) }}
 	err, stuck := files.runRecorder(ctx, rec, say, func() error {
+		f.ending()
 		stop()
-		f.host = f.meter.Read()
+		f.host = f.meter.read()
 		return files.WriteBatch(&format.Batch{Events: []format.Event{hostEvent(&f.host)}})
 	})
 	if !stuck {
 		rec.Close()
 	}
+	stop()
 	s := stats(rec)
 	// What a writer held when it failed is lost too.
 	t := files.totals()
@@ -304,40 +357,10 @@ func (f *recordFlags) record(ctx context.Context, rec *recorder.Recorder, files 
 	return err
 }
 
-// report prints statistics until the function that it returns is called.
-func (f *recordFlags) report(rec *recorder.Recorder, files *recordFiles, start time.Time) (stop func()) {
-	if !f.json && !f.terminal {
-		return func() {}
-	}
-	var last recorder.Stats
-	return every(f.interval.Duration, func(now time.Time, since time.Duration) {
-		s := stats(rec)
-		s.Dropped.Writer += files.lost()
-		f.tick(s, last, files, now.Sub(start), since)
-		last = s
-	}, func() {
-		if f.terminal {
-			fmt.Fprint(f.stderr, "\r\x1b[K")
-		}
-	})
-}
-
-func (f *recordFlags) tick(s, last recorder.Stats, files *recordFiles, elapsed, since time.Duration) {
-	f.talk.Lock()
-	defer f.talk.Unlock()
-	f.host = f.meter.Read()
-	if f.json {
-		_ = json.NewEncoder(f.stdout).Encode(f.toJSON("stats", s, elapsed))
-	}
-	if f.terminal {
-		before := "" // of what was lost before it reached our sockets
-		if n := f.host.Lost(); n > 0 {
-			before = fmt.Sprintf(" (host: %s)", count(n))
-		}
-		fmt.Fprintf(f.stderr, "\r%s  %s  %s  %s datagrams  %s lost%s  file %s\x1b[K",
-			elapsed.Round(time.Second), rate(s.Datagrams-last.Datagrams, since), bitrate(s.Bytes-last.Bytes, since),
-			count(s.Datagrams), count(s.Dropped.Kernel+s.Dropped.Writer), before, size(files.size()))
-	}
+// ending says so to whom it may concern.
+func (f *recordFlags) ending() {
+	f.monitor.enter(ending)
+	f.service.stopping()
 }
 
 // recordJSON has the fixed keys of record --json.

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"os/signal"
@@ -270,7 +269,8 @@ type sink struct {
 	several bool
 	kind    outputKind
 	series  *segment.Series
-	err     error // it takes no more
+	err     error                 // it takes no more
+	failed  atomic.Pointer[error] // err, for any goroutine
 }
 
 // newFiles checks everything that can be checked before the groups are joined.
@@ -297,7 +297,7 @@ func (f *recordFlags) newFiles(subs []recorder.Subscription, end func()) (*recor
 		r.sinks, options = append(r.sinks, s), append(options, o)
 	}
 	if f.onSegment != "" {
-		if r.hook, err = startHook(f.onSegment, f.hookTimeout.Duration, lockedWriter{&f.talk, f.stderr}, r.hookFailed); err != nil {
+		if r.hook, err = startHook(f.onSegment, f.hookTimeout.Duration, f.stderr, r.hookFailed); err != nil {
 			return nil, err
 		}
 	}
@@ -456,9 +456,12 @@ func (r *recordFiles) each(f func(*sink) error) error {
 	live := 0
 	for _, s := range r.sinks {
 		if s.err == nil {
-			if s.err = f(s); s.err != nil && len(r.sinks) > 1 {
-				r.tell(noticeJSON{Event: "output-failed", Path: s.path, Error: s.err.Error()},
-					"%v; the recording goes on without %s", s.err, s.path)
+			if s.err = f(s); s.err != nil {
+				s.failed.Store(&s.err)
+				if len(r.sinks) > 1 {
+					r.tell(noticeJSON{Event: "output-failed", Path: s.path, Error: s.err.Error()},
+						"%v; the recording goes on without %s", s.err, s.path)
+				}
 			}
 		}
 		if s.err == nil {
@@ -639,6 +642,29 @@ func (r *recordFiles) size() (n int64) {
 	return n
 }
 
+// trouble says which output does not take what is received, and why, or "". It never
+// waits for a disk.
+func (r *recordFiles) trouble() string {
+	for _, s := range r.sinks {
+		switch err := s.failed.Load(); {
+		case err != nil:
+			return fmt.Sprintf("%s takes no more: %v", s.path, *err)
+		case s.series.Totals().Paused:
+			return fmt.Sprintf("%s: nothing is written for want of room", s.path)
+		}
+	}
+	return ""
+}
+
+// fileCounts are the files of all outputs.
+func (r *recordFiles) fileCounts() (sealed, deleted int, paused bool) {
+	for _, s := range r.sinks {
+		t := s.series.Totals()
+		sealed, deleted, paused = sealed+t.Sealed, deleted+t.Deleted, paused || t.Paused
+	}
+	return sealed, deleted, paused
+}
+
 // path for people.
 func (r *recordFiles) path() string {
 	n := 0
@@ -697,14 +723,8 @@ type noticeJSON struct {
 
 // tell says something to people and to machines.
 func (r *recordFiles) tell(e noticeJSON, format string, args ...any) {
-	r.f.talk.Lock()
-	defer r.f.talk.Unlock()
 	if format != "" {
-		clear := ""
-		if r.f.terminal {
-			clear = "\r\x1b[K" // the line of the statistics
-		}
-		fmt.Fprintf(r.f.stderr, "%scastdeck: %s\n", clear, oneLine(fmt.Sprintf(format, args...)))
+		fmt.Fprintf(r.f.stderr, "castdeck: %s\n", oneLine(fmt.Sprintf(format, args...)))
 	}
 	if r.f.json {
 		_ = json.NewEncoder(r.f.stdout).Encode(e)
@@ -758,18 +778,6 @@ func (r *recordFiles) list(e segment.Event) {
 	}
 	r.listed = append(r.listed, segmentJSON{Path: e.Path, Datagrams: e.Datagrams, Bytes: e.Bytes, FileBytes: e.FileBytes,
 		Unsealed: e.Kind == segment.EventUnsealed})
-}
-
-// lockedWriter is for what commands print.
-type lockedWriter struct {
-	mu *sync.Mutex
-	w  io.Writer
-}
-
-func (l lockedWriter) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.w.Write(p)
 }
 
 // startTime is --start-at as ns since the Unix epoch, 0 where it is not given.

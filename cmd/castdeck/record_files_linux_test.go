@@ -6,7 +6,6 @@ import (
 	"encoding/binary"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"net"
 	"net/netip"
 	"os"
@@ -377,14 +376,20 @@ func TestOnFull(t *testing.T) {
 		const group = "239.88.2.3:5000"
 		dir, out := t.TempDir(), t.TempDir()
 		p := inTmpfs(t, group, dir, out, 700_000, "-o", filepath.Join(dir, "feed.pcapng"), "--rotate", "100kB",
-			"--on-full", "pause", "--flush-interval", "10ms")
+			"--on-full", "pause", "--flush-interval", "10ms", "--metrics", "127.0.0.1:0")
 		s := newSender(t, group)
+		p.healthy(200, "ok")
 		eventually(t, "paused", func() bool { s.send(20, 1000); return len(p.events("paused")) > 0 })
+		p.healthy(503, "nothing is written for want of room")
+		if n := p.metrics()["castdeck_paused"]; n != 1 {
+			t.Errorf("castdeck_paused is %v", n)
+		}
 		s.send(500, 1000) // lost, and counted
 		if err := os.Remove(filepath.Join("/proc", strconv.Itoa(p.cmd.Process.Pid), "root", dir, "ballast")); err != nil {
 			t.Fatal(err)
 		}
 		eventually(t, "goes on", func() bool { return len(p.events("resumed")) > 0 })
+		p.healthy(200, "ok")
 		s.send(300, 1000)
 		running, err := exec.Command("pgrep", "-P", strconv.Itoa(p.cmd.Process.Pid), "-x", "castdeck").Output()
 		if err != nil {
@@ -475,22 +480,6 @@ func readQuietly(t testing.TB, paths ...string) (numbers []uint64, damage int) {
 		t.Fatal(err)
 	}
 	return numbers, damage
-}
-
-// waitLeft waits, for at most 30 s, until nobody has joined the group.
-func waitLeft(group netip.Addr) error {
-	b := group.As4()
-	want := fmt.Sprintf("%02X%02X%02X%02X", b[3], b[2], b[1], b[0])
-	for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline); time.Sleep(2 * time.Millisecond) {
-		list, err := os.ReadFile("/proc/self/net/igmp")
-		if err != nil {
-			return err
-		}
-		if !bytes.Contains(list, []byte(want)) {
-			return nil
-		}
-	}
-	return fmt.Errorf("%s is still joined after 30 s", group)
 }
 
 // TestSecondRecorder: the same names are refused, other names are not.
@@ -675,17 +664,13 @@ func (f hungFile) WriteAt(p []byte, off int64) (int, error) {
 	return f.File.WriteAt(p, off)
 }
 
-// TestDiskHangs: receiving goes on while the disk does not answer, and the end does not
-// wait for it for ever.
-func TestDiskHangs(t *testing.T) {
-	netnstest.Require(t)
-	group := netip.MustParseAddrPort("239.88.9.1:5000")
-	hang := make(chan struct{})
+// hungRecording has joined a group and writes to a disk that hangs until hang is closed.
+func hungRecording(t *testing.T, group string, end func()) (files *recordFiles, rec *recorder.Recorder, hang chan struct{}) {
+	t.Helper()
+	hang = make(chan struct{})
 	f := &recordFlags{stdout: &lockedBuffer{}, stderr: &lockedBuffer{}, sync: "none", sourceFlags: sourceFlags{source: "socket", timestamps: "kernel"}}
 	f.outputs, f.stuckAfter, f.trigger = []string{filepath.Join(t.TempDir(), "feed.pcapng")}, 500*time.Millisecond, "SIGUSR2"
-	subs := []recorder.Subscription{{Group: group, Interface: "lo"}}
-	ctx, end := context.WithCancel(t.Context())
-	defer end()
+	subs := []recorder.Subscription{{Group: netip.MustParseAddrPort(group), Interface: "lo"}}
 	files, err := f.newFiles(subs, end)
 	if err != nil {
 		t.Fatal(err)
@@ -698,13 +683,23 @@ func TestDiskHangs(t *testing.T) {
 	if files.sinks[0].series, err = segment.OpenSeries(o); err != nil {
 		t.Fatal(err)
 	}
-	rec, err := recorder.Listen(subs, recorder.Options{FlushInterval: 10 * time.Millisecond})
-	if err != nil {
+	if rec, err = recorder.Listen(subs, recorder.Options{FlushInterval: 10 * time.Millisecond}); err != nil {
 		t.Fatal(err)
 	}
 	if err := files.begin(rec, 0, func() {}); err != nil {
 		t.Fatal(err)
 	}
+	return files, rec, hang
+}
+
+// TestDiskHangs: receiving goes on while the disk does not answer, and the end does not
+// wait for it for ever.
+func TestDiskHangs(t *testing.T) {
+	netnstest.Require(t)
+	const group = "239.88.9.1:5000"
+	ctx, end := context.WithCancel(t.Context())
+	defer end()
+	files, rec, hang := hungRecording(t, group, end)
 	type result struct {
 		err   error
 		stuck bool
@@ -714,7 +709,7 @@ func TestDiskHangs(t *testing.T) {
 		err, stuck := files.runRecorder(ctx, rec, files, func() error { return nil })
 		done <- result{err, stuck}
 	}()
-	s := newSender(t, group.String())
+	s := newSender(t, group)
 	s.send(3000, 1000)
 	eventually(t, "received while the disk hangs", func() bool { return rec.Stats().Datagrams == s.next })
 	end()

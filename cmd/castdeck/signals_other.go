@@ -9,6 +9,6 @@ import (
 
 func ignoreFatalSignals() {}
 
-var rotateSignal, triggerSignal os.Signal
+var rotateSignal, triggerSignal, statsSignal, resizeSignal os.Signal
 
 func ownGroup(*exec.Cmd) {}

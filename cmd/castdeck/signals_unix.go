@@ -18,6 +18,8 @@ func ignoreFatalSignals() { signal.Ignore(syscall.SIGPIPE, syscall.SIGXFSZ) }
 var (
 	rotateSignal  os.Signal = syscall.SIGHUP
 	triggerSignal os.Signal = syscall.SIGUSR2
+	statsSignal   os.Signal = syscall.SIGUSR1
+	resizeSignal  os.Signal = syscall.SIGWINCH
 )
 
 // ownGroup keeps ctrl-C from the command, and ends all of its processes when its time
