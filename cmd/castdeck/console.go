@@ -186,6 +186,9 @@ func (c *console) leave() {
 	}
 }
 
+// takeAll is talker.takeAll.
+func (c *console) takeAll() { c.out.takeAll() }
+
 func (c *console) close(patience time.Duration) error {
 	c.leave()
 	return c.out.close(patience)

@@ -348,6 +348,11 @@ func (f *recordFlags) record(ctx context.Context, rec *recorder.Recorder, files 
 	t := files.totals()
 	s.Dropped.Writer = s.Datagrams - min(t.Datagrams+t.Passed, s.Datagrams)
 	s.Datagrams, s.Bytes = t.Datagrams, t.Bytes
+	for _, w := range []io.Writer{f.stdout, f.stderr} {
+		if t, ok := w.(interface{ takeAll() }); ok {
+			t.takeAll()
+		}
+	}
 	if werr := f.summary(s, files, time.Since(start)); err == nil && !errors.Is(werr, syscall.EPIPE) {
 		err = werr // that nobody reads our output takes nothing from the recording
 	}

@@ -7,10 +7,13 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
 
 	"castdeck/internal/netnstest"
 )
@@ -93,5 +96,60 @@ func TestServiceManager(t *testing.T) {
 	}
 	if count("WATCHDOG") != 0 {
 		t.Error("pings that nobody asked for")
+	}
+}
+
+// TestUnit: the unit that is shipped keeps the score that is stated.
+func TestUnit(t *testing.T) {
+	unit := filepath.Join("..", "..", "contrib", "castdeck-record@.service")
+	if _, err := exec.LookPath("systemd-analyze"); err != nil {
+		t.Skipf("systemd-analyze: %v", err)
+	}
+	out, err := exec.Command("systemd-analyze", "security", "--offline=true", "--threshold=15", "--no-pager", unit).CombinedOutput()
+	if strings.Contains(string(out), "unrecognized option") {
+		t.Skip("systemd-analyze is older than 250")
+	}
+	if err != nil || !strings.Contains(string(out), "Overall exposure level") {
+		t.Errorf("%v: %s", err, out)
+	}
+}
+
+// TestExampleConfig: the configuration that is shipped with the unit is one.
+func TestExampleConfig(t *testing.T) {
+	netnstest.Require(t)
+	example, err := filepath.Abs(filepath.Join("..", "..", "contrib", "example.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command("castdeck", "record", "--config", example, "-i", "lo", "--count", "1", "--min-free", "1MB")
+	cmd.Dir = t.TempDir()
+	p := startProcess(t, "239.1.1.16:5000", cmd)
+	newSender(t, "239.1.1.16:5000").send(1, 100)
+	if code, _ := p.wait(); code != exitOK {
+		t.Errorf("exit code %d: %s", code, p.err.String())
+	}
+}
+
+// TestRunningPage: the names of metrics on the page exist, and none is missing there.
+func TestRunningPage(t *testing.T) {
+	page, err := os.ReadFile(filepath.Join("..", "..", "docs", "RUNNING.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	described := make(chan *prometheus.Desc, 100)
+	newMetrics(new(monitor), 1).Describe(described)
+	close(described)
+	exists := map[string]bool{}
+	for d := range described {
+		name := regexp.MustCompile(`fqName: "(\w+)"`).FindStringSubmatch(d.String())[1]
+		exists[name] = true
+		if !regexp.MustCompile("`" + name + `\b`).Match(page) {
+			t.Errorf("%s is not described", name)
+		}
+	}
+	for _, name := range regexp.MustCompile(`\bcastdeck_\w+`).FindAllString(string(page), -1) {
+		if !exists[name] {
+			t.Errorf("there is no %s", name)
+		}
 	}
 }
