@@ -62,13 +62,13 @@ func (p *child) ask(method, path string, header ...string) (code int, body strin
 	return res.StatusCode, string(b)
 }
 
-// healthy checks /healthz.
+// healthy waits until /healthz says so.
 func (p *child) healthy(code int, reason string) {
 	p.t.Helper()
-	got, body := p.ask("GET", "/healthz")
-	if got != code || !strings.Contains(body, reason) {
-		p.t.Errorf("/healthz: %d %q, want %d %q", got, body, code, reason)
-	}
+	eventually(p.t, "/healthz: "+reason, func() bool {
+		got, body := p.ask("GET", "/healthz")
+		return got == code && strings.Contains(body, reason)
+	})
 }
 
 // metrics are all series of the recording, as they stand in the text format.
