@@ -197,8 +197,8 @@ func target(p netip.Prefix, port uint16) string {
 	return netip.AddrPortFrom(p.Addr(), port).String()
 }
 
-// mapDestination applies the first mapping that is about dst.
-func mapDestination(mappings []Mapping, dst netip.AddrPort) netip.AddrPort {
+// MapDestination applies the first mapping that is about dst.
+func MapDestination(mappings []Mapping, dst netip.AddrPort) netip.AddrPort {
 	for i := range mappings {
 		if to, ok := mappings[i].Apply(dst); ok {
 			return to

@@ -110,7 +110,7 @@ func TestFirstMappingWins(t *testing.T) {
 		"239.3.1.1:5000": "239.3.1.1:6000",
 		"239.3.1.1:5001": "239.3.1.1:5001",
 	} {
-		if got := mapDestination(all, netip.MustParseAddrPort(from)); got.String() != want {
+		if got := MapDestination(all, netip.MustParseAddrPort(from)); got.String() != want {
 			t.Errorf("%s becomes %s, want %s", from, got, want)
 		}
 	}

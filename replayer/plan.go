@@ -88,7 +88,7 @@ func newPolicy(o *Options, iface *net.Interface) (*policy, error) {
 func (p *policy) decide(src, dst netip.AddrPort) (to netip.AddrPort, selected bool, refused *GuardError) {
 	// Batches hold plain addresses; a guard does not rely on it.
 	dst = netip.AddrPortFrom(dst.Addr().Unmap().WithZone(""), dst.Port())
-	to = mapDestination(p.mappings, dst)
+	to = MapDestination(p.mappings, dst)
 	if !p.only.Match(src, dst) {
 		return to, false, nil
 	}

@@ -93,6 +93,8 @@ func boundMemory(args []string) {
 	switch cmd.Name() {
 	case "info", "dump", "verify", "convert", "repair":
 		limitMemory()
+	case "compare":
+		debug.SetGCPercent(50) // its window decides how much it holds
 	case "replay":
 		if slices.Contains(rest, "--dry-run") {
 			limitMemory()
@@ -177,7 +179,7 @@ guard.`,
 		arguments string // what a config file calls them
 	}{
 		{recordCmd(), "groups"}, {replayCmd(), "paths"}, {infoCmd(), "paths"}, {dumpCmd(), "paths"}, {verifyCmd(), "paths"},
-		{convertCmd(), "paths"}, {repairCmd(), "paths"}, {demoCmd(), ""},
+		{convertCmd(), "paths"}, {repairCmd(), "paths"}, {compareCmd(), "paths"}, {demoCmd(), ""},
 	} {
 		configurable(c.cmd, c.arguments)
 		root.AddCommand(c.cmd)
