@@ -89,7 +89,7 @@ func Listen(subs []Subscription, o Options) (*Recorder, error) {
 		r.release()
 		return nil, err
 	}
-	l := &loop{queue: newQueue(o.Queue, len(devices)), count: o.Count, interval: o.StatsInterval.Nanoseconds(), settling: settling, hardware: o.Hardware,
+	l := &loop{queue: newQueue(o.Queue, len(devices)), count: o.Count, interval: o.StatsInterval.Nanoseconds(), settling: settling, hardware: o.Hardware, onCalm: o.Calm,
 		subs: make([]subscription, len(devices)), publish: r.publish, stop: &r.stop,
 		silence: o.Silence.Nanoseconds(), interfaces: r.interfaces, unwatched: unwatched,
 		realtime: func() int64 { return time.Now().UnixNano() }, rejoinConn: (*sock.Conn).Rejoin}

@@ -1076,3 +1076,52 @@ func TestSharedSocketLoss(t *testing.T) {
 		t.Errorf("%d booked on subscriptions, the kernel counted %d", booked, s.Dropped.Kernel)
 	}
 }
+
+func TestRestFor(t *testing.T) {
+	for _, c := range []struct {
+		buffer int
+		want   time.Duration
+	}{
+		{212_992, 0},                         // what a process without privileges is given: wait for each
+		{8 << 20, 0},                         //
+		{64 << 20, 24272 * time.Microsecond}, // the default
+		{1 << 30, maxRest},
+	} {
+		if got := restFor(c.buffer); got.Round(time.Microsecond) != c.want {
+			t.Errorf("%d bytes: %s, want %s", c.buffer, got, c.want)
+		}
+	}
+}
+
+// A calm recording says so, a burst ends that at once, and nothing is lost or out of
+// order over it.
+func TestCalm(t *testing.T) {
+	tx, rx := netnstest.Veth(t)
+	var mu sync.Mutex
+	var said []bool
+	calm := func() []bool {
+		mu.Lock()
+		defer mu.Unlock()
+		return slices.Clone(said)
+	}
+	group := netip.MustParseAddrPort("239.4.9.1:5000")
+	w := &tape{}
+	r := record(t, []Subscription{{Group: group, Interface: rx}}, Options{Calm: func(c bool) {
+		mu.Lock()
+		defer mu.Unlock()
+		said = append(said, c)
+	}}, w)
+	k := newTalker(t, tx, source(t, tx, false), 1)
+	k.sequence(group, 0, 3, 64)
+	until(t, "calm", func() bool { return slices.Equal(calm(), []bool{true}) })
+	const burst = 20_000
+	k.sequence(group, 3, burst, 64)
+	until(t, "the end of the calm", func() bool { s := calm(); return len(s) > 1 && !s[1] })
+	until(t, "all of it", func() bool { return r.Stats().Datagrams == 3+burst })
+	until(t, "calm again", func() bool { s := calm(); return len(s) > 2 && s[len(s)-1] })
+	r.end()
+	w.check(t, 3+burst, r.Stats())
+	if s := calm(); s[len(s)-1] {
+		t.Error("it ended calm")
+	}
+}

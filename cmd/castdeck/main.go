@@ -57,6 +57,9 @@ func usagef(format string, args ...any) error {
 // lossy ends a command that did its work on data that were not whole.
 var lossy = &exitError{code: exitLossy}
 
+// processors of Go's scheduler.
+var processors = runtime.NumCPU() + 2
+
 func main() { os.Exit(process(os.Args[1:])) }
 
 // process is the program as a process of its own.
@@ -64,7 +67,7 @@ func process(args []string) int {
 	// The receiving and the sending thread sleep by system call, and on waking need a
 	// processor of Go's scheduler at once. With one for each CPU they would wait for
 	// compression or the collector to yield theirs, for up to 10 ms.
-	runtime.GOMAXPROCS(runtime.NumCPU() + 2)
+	runtime.GOMAXPROCS(processors)
 	ignoreFatalSignals()
 	boundMemory(args)
 	return run(context.Background(), args, os.Stdin, os.Stdout, os.Stderr)

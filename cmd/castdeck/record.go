@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"runtime"
 	"strings"
 	"sync"
 	"syscall"
@@ -249,6 +250,13 @@ func (f *recordFlags) run(ctx context.Context, args []string) error {
 	o := recorder.Options{
 		Buffer: int(f.buffer.bytes), Queue: f.queue.bytes, Count: uint64(f.count), FlushInterval: f.flush.Duration,
 		Silence: f.silence.Duration,
+		Calm: func(calm bool) {
+			n := processors
+			if calm {
+				n = 1
+			}
+			runtime.GOMAXPROCS(n)
+		},
 	}
 	if err := f.sourceFlags.apply(&o, len(subs), f.iface); err != nil {
 		files.Close()
