@@ -172,13 +172,16 @@ func (t *Tally) reconcile(l *lossCount) {
 // DroppedOn is what is known of one interface's losses.
 func (t *Tally) DroppedOn(ifc uint16) uint64 { return t.lossOf(ifc).counted }
 
-// Streams are the streams in the order in which they appeared. The slice is the
+// Streams are the streams in the order in which they appeared. The tally gives up its
+// table of them for the memory: nothing is to be added any more. The slice is the
 // caller's.
 func (t *Tally) Streams() []Stream {
+	t.byKey, t.recent = nil, [len(t.recent)]*Stream{}
 	out := make([]Stream, len(t.streams))
 	for i, s := range t.streams {
 		out[i] = *s
 	}
+	t.streams = nil
 	return out
 }
 

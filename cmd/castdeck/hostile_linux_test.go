@@ -127,13 +127,16 @@ var hostileCommands = []struct{ name, args string }{
 	{"pcap", "convert IN OUT.pcap"},
 	{"repair", "repair IN OUT.pcapng.zst"},
 	{"replay", "replay IN --dry-run -i lo"},
+	{"info", "info IN --json"},
+	{"dump", "dump IN --json"},
 }
 
 // hostileFile is one file of the table.
 type hostileFile struct {
 	name string
 	make func(w io.Writer) error
-	// want are the exit codes of hostileCommands, a digit each; "-" leaves one out.
+	// want are the exit codes of hostileCommands, a digit each; "-" leaves one out,
+	// and what only another command or file can show is left out.
 	want string
 }
 
@@ -172,12 +175,19 @@ func TestHostileFiles(t *testing.T) {
 		}
 		fmt.Fprintf(&table, "\n%-28s %10d B ", f.name, st.Size())
 		for i, c := range hostileCommands {
-			if f.want[i] == '-' {
+			if i >= len(f.want) || f.want[i] == '-' {
 				continue
 			}
 			out := filepath.Join(dir, "out")
 			args := strings.Fields(strings.NewReplacer("IN", path, "OUT", out).Replace(c.args))
 			o := runProcess(t, nil, args...)
+			for again := 0; again < 2 && o.peak-idle > mostOverIdle && !o.killed; again++ {
+				// On a loaded machine the collector can come late; what is really held is held every time.
+				if err := removeOutputs(out); err != nil {
+					t.Fatal(err)
+				}
+				o = runProcess(t, nil, args...)
+			}
 			fmt.Fprintf(&table, " %s %d %+.0fM %.1fs", c.name, o.code, mib(o.peak-idle), o.took.Seconds())
 			worst = max(worst, o.peak-idle)
 			switch {
@@ -192,14 +202,147 @@ func TestHostileFiles(t *testing.T) {
 			case o.bad() != "":
 				t.Errorf("%s: %s prints %s", f.name, c.name, o.bad())
 			}
-			for _, end := range []string{".pcapng.zst", ".pcap"} {
-				if err := os.Remove(out + end); err != nil && !errors.Is(err, os.ErrNotExist) {
-					t.Fatal(err)
-				}
+			if err := removeOutputs(out); err != nil {
+				t.Fatal(err)
 			}
 		}
 	}
 	t.Logf("exit code, memory over idle, time:%s\nworst: %.1f MiB over idle", table.String(), mib(worst))
+}
+
+// endless gives rest and then part over and over; about most bytes in all, 0 is no end.
+type endless struct {
+	rest, part []byte
+	given      int
+	most       int
+}
+
+func (e *endless) Read(p []byte) (int, error) {
+	if e.most > 0 && e.given >= e.most {
+		return 0, io.EOF
+	}
+	if len(e.rest) == 0 {
+		e.rest = e.part
+	}
+	n := copy(p, e.rest)
+	e.rest, e.given = e.rest[n:], e.given+n
+	return n, nil
+}
+
+// TestHostilePaths: names that are no files, files that never end or grow while they are
+// read.
+func TestHostilePaths(t *testing.T) {
+	if testing.Short() {
+		t.Skip("slow")
+	}
+	dir := t.TempDir()
+	name := func(s string) string { return filepath.Join(dir, s) }
+	good := pcapOf(packets(3)...)
+	makeFile(t, name("good.pcap"), bytesOf(good))
+	for _, l := range [][2]string{{"good.pcap", "link"}, {"nowhere", "dangling"}, {"loop", "loop"}, {"/dev/zero", "zero"}, {"folder", "up"}} {
+		if err := os.Symlink(l[0], name(l[1])); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Mkdir(name("folder"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	makeFile(t, name("folder/good.pcap"), bytesOf(good))
+	if err := os.Symlink("..", name("folder/parent")); err != nil {
+		t.Fatal(err)
+	}
+	for _, fifo := range []string{"fifo", "folder/fifo"} {
+		if err := makeFifo(name(fifo)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	idle := runProcess(t, nil, "info", name("good.pcap")).peak
+	record := pcapRecord(someTime, 1000, make([]byte, 1000))
+	wrong := pcapRecord(someTime, math.MaxUint32, make([]byte, 1000))
+	zeros := make([]byte, 1<<16)
+	var many []byte
+	for range 100 {
+		many = append(many, pcapRecord(someTime, uint32(len(packetOf(1, 1000))), packetOf(1, 1000))...)
+	}
+	const long = 128 << 20 // far more than may be held
+	out := name("out.pcap")
+	for _, c := range []struct {
+		args  string
+		stdin io.Reader
+		want  int
+		says  string
+	}{
+		{"info DIR/link", nil, exitOK, ""},
+		{"info DIR/dangling", nil, exitFailed, "dangling"},
+		{"info DIR/loop", nil, exitFailed, "loop"},
+		{"info DIR/zero", nil, exitFailed, "zero"},
+		{"convert /dev/zero OUT", nil, exitFailed, "/dev/zero"},
+		{"verify /dev/null", nil, exitFailed, "/dev/null"},
+		{"repair /dev/zero OUT.pcapng.zst", nil, exitFailed, "/dev/zero"},
+		{"info DIR/folder", nil, exitOK, ""}, // the FIFO in it would hold it up for ever
+		{"info DIR/up", nil, exitOK, ""},
+		{"dump DIR", nil, exitOK, ""},
+		{"convert DIR/good.pcap DIR/fifo --to pcap --force", nil, exitFailed, "not a regular file"},
+		{"convert DIR/good.pcap DIR/dangling --to pcap --force", nil, exitFailed, "not a regular file"},
+		{"convert DIR/good.pcap DIR/zero --to pcap --force", nil, exitFailed, "not a regular file"},
+		{"convert DIR/good.pcap DIR/folder --to pcap --force", nil, exitUsage, "is a folder"},
+		{"convert - OUT", &endless{part: zeros}, exitFailed, "stdin"},
+		{"info -", &endless{part: []byte("castdeck")}, exitFailed, "stdin"},
+		{"info -", &endless{rest: pcapHead(), part: many, most: long}, exitLossy, ""},
+		{"dump - --count 5", &endless{rest: pcapHead(), part: many}, exitOK, ""},
+		{"convert - OUT --count 100000", &endless{rest: pcapHead(), part: many}, exitOK, ""},
+		{"convert --to ndjson - -", &endless{rest: pcapHead(), part: record, most: long}, exitOK, "not UDP"},
+		{"verify -", &endless{rest: append(pcapOf(packets(3)...), wrong...), part: zeros, most: long}, exitLossy, "byte 246"},
+		{"convert - OUT", &endless{rest: append(pcapOf(packets(3)...), wrong...), part: record, most: long}, exitLossy, "byte 246"},
+	} {
+		o := runProcess(t, c.stdin, strings.Fields(strings.NewReplacer("DIR", dir, "OUT", out).Replace(c.args))...)
+		t.Logf("%s: %d, %+.0f MiB over idle, %.1fs: %s", c.args, o.code, mib(o.peak-idle), o.took.Seconds(), firstLines(o.talk))
+		if o.killed || o.code != c.want || o.peak-idle > mostOverIdle || o.bad() != "" || !strings.Contains(o.talk+string(o.out.head), c.says) {
+			t.Errorf("%s: exit code %d, want %d; killed %v, %.0f MiB over idle: %s", c.args, o.code, c.want, o.killed, mib(o.peak-idle), firstLines(o.talk))
+		}
+		if err := os.RemoveAll(out); err != nil {
+			t.Fatal(err)
+		}
+	}
+
+	// A file to which somebody writes until the command is done.
+	for _, args := range []string{"info DIR/grows", "dump DIR/grows", "convert DIR/grows OUT"} {
+		makeFile(t, name("grows"), bytesOf(pcapHead(), many))
+		f, err := os.OpenFile(name("grows"), os.O_WRONLY|os.O_APPEND, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		done, wrote := make(chan struct{}), make(chan error)
+		go func() {
+			pace := time.NewTicker(time.Millisecond)
+			defer pace.Stop()
+			for {
+				select {
+				case <-done:
+					wrote <- nil
+					return
+				case <-pace.C:
+				}
+				if _, err := f.Write(many[:len(many)/2+7]); err != nil {
+					wrote <- err
+					return
+				}
+				if _, err := f.Write(many[len(many)/2+7:]); err != nil {
+					wrote <- err
+					return
+				}
+			}
+		}()
+		o := runProcess(t, nil, strings.Fields(strings.NewReplacer("DIR", dir, "OUT", out).Replace(args))...)
+		close(done)
+		if err := errors.Join(<-wrote, f.Close(), os.RemoveAll(out)); err != nil {
+			t.Fatal(err)
+		}
+		t.Logf("%s: %d, %+.0f MiB over idle, %.1fs: %s", args, o.code, mib(o.peak-idle), o.took.Seconds(), firstLines(o.talk))
+		if o.killed || o.code != exitOK && o.code != exitLossy || o.peak-idle > mostOverIdle {
+			t.Errorf("%s: exit code %d, killed %v, %.0f MiB over idle: %s", args, o.code, o.killed, mib(o.peak-idle), firstLines(o.talk))
+		}
+	}
 }
 
 // TestSplitMemory: however many files --split-by has open, and whatever goes into them,
@@ -257,6 +400,15 @@ func TestSplitMemory(t *testing.T) {
 			}
 		}
 	}
+}
+
+func removeOutputs(out string) error {
+	for _, end := range []string{".pcapng.zst", ".pcap"} {
+		if err := os.Remove(out + end); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
+	}
+	return nil
 }
 
 func mib(n int64) float64 { return float64(n) / (1 << 20) }
@@ -456,15 +608,15 @@ func bombs() []hostileFile {
 	return []hostileFile{
 		{"bomb 4 GiB, zstd", zst(bomb(4 << 30)), "0------"},
 		{"bomb, zstd", zst(bomb(128 << 20)), "0000000"},
-		{"bomb, gzip", gz(bomb(128 << 20)), "0000000"},
-		{"bomb, lz4", lz(bomb(128 << 20)), "0000000"},
-		{"zeros 4 GiB, RLE blocks", bytesOf(frame(0, 0x58), rle(4<<30>>17)), "1111111"},
-		{"zeros, gzip", gz(zeros(64 << 20)), "1111111"},
-		{"zstd in zstd", zst(zst(bytesOf(pcapOf(packets(3)...)))), "1111111"},
-		{"zstd of 2^62 bytes", bytesOf(frame(0xE0, 0, 0, 0, 0, 0, 0, 0, 0x40), rle(1)), "1111111"},
-		{"zstd window 128 MiB", bytesOf(frame(0, 0x88, 1, 0, 0)), "1111111"},
-		{"zstd window 2 TiB", bytesOf(frame(0, 0xFF), rle(10)), "1111111"},
-		{"zstd frames in frames", repeated(frame(0, 0x58, 1, 0, 0), 1<<19, func(int) []byte { return frame(0, 0x58, 0xF8, 0x7F, 0x02) }), "1111111"},
+		{"bomb, gzip", gz(bomb(128 << 20)), "0--0---"},
+		{"bomb, lz4", lz(bomb(128 << 20)), "0--0---"},
+		{"zeros 4 GiB, RLE blocks", bytesOf(frame(0, 0x58), rle(4<<30>>17)), "1--1-1-"},
+		{"zeros, gzip", gz(zeros(64 << 20)), "1--1-1-"},
+		{"zstd in zstd", zst(zst(bytesOf(pcapOf(packets(3)...)))), "1--1-1-"},
+		{"zstd of 2^62 bytes", bytesOf(frame(0xE0, 0, 0, 0, 0, 0, 0, 0, 0x40), rle(1)), "1--1-1-"},
+		{"zstd window 128 MiB", bytesOf(frame(0, 0x88, 1, 0, 0)), "1--1-1-"},
+		{"zstd window 2 TiB", bytesOf(frame(0, 0xFF), rle(10)), "1--1-1-"},
+		{"zstd frames in frames", repeated(frame(0, 0x58, 1, 0, 0), 1<<19, func(int) []byte { return frame(0, 0x58, 0xF8, 0x7F, 0x02) }), "1--1-1-"},
 	}
 }
 
@@ -474,24 +626,24 @@ func foreignFiles() []hostileFile {
 		files = append(files, hostileFile{name, bytesOf(parts...), want})
 	}
 	for _, n := range []uint32{0, 1, 4, 7, 8, 11, 12, math.MaxInt32, 1 << 31, math.MaxUint32, 16 << 20, 16<<20 + 4} {
-		add(fmt.Sprintf("block of %d bytes", n), "3333333", blockLength(format.BlockEPB, n))
+		add(fmt.Sprintf("block of %d bytes", n), "3--3-3-", blockLength(format.BlockEPB, n))
 	}
-	add("interface of 2^32-4 bytes", "3333333", blockLength(format.BlockIDB, math.MaxUint32-3))
-	add("section of 16 MiB", "3333333", blockLength(format.BlockSHB, 16<<20))
+	add("interface of 2^32-4 bytes", "3--3-3-", blockLength(format.BlockIDB, math.MaxUint32-3))
+	add("section of 16 MiB", "3--3-3-", blockLength(format.BlockSHB, 16<<20))
 	p := packetOf(1, 16)
-	add("pcap caplen 1 GiB", "3333333", pcapOf(p, p), pcapRecord(someTime, 1<<30, p), pcapOf(p, p, p, p, p)[24:])
-	add("pcap caplen 2^32-1", "3333333", pcapOf(p, p), pcapRecord(someTime, math.MaxUint32, p), pcapOf(p, p, p, p, p)[24:])
+	add("pcap caplen 1 GiB", "33-3-3-", pcapOf(p, p), pcapRecord(someTime, 1<<30, p), pcapOf(p, p, p, p, p)[24:])
+	add("pcap caplen 2^32-1", "3--3-3-", pcapOf(p, p), pcapRecord(someTime, math.MaxUint32, p), pcapOf(p, p, p, p, p)[24:])
 	lie := ngPacket(0, micros, p)
 	le.PutUint32(lie[20:], 1<<30)
-	add("EPB caplen 1 GiB", "3333333", ngHead(), ngPacket(0, micros, p), lie, ngPacket(0, micros, p))
+	add("EPB caplen 1 GiB", "33-3-3-", ngHead(), ngPacket(0, micros, p), lie, ngPacket(0, micros, p))
 	for _, r := range []byte{64, 0x80 | 127, 127, 255} {
-		add(fmt.Sprintf("tsresol %d", r), "3333333", ngHead(ngOption(9, []byte{r})), ngPacket(0, micros, p), ngPacket(0, math.MaxUint64, p))
+		add(fmt.Sprintf("tsresol %d", r), "3--33--", ngHead(ngOption(9, []byte{r})), ngPacket(0, micros, p), ngPacket(0, math.MaxUint64, p))
 	}
 	add("tsresol 2^-63", "0000000", ngHead(ngOption(9, []byte{0x80 | 63})), ngPacket(0, micros, p), ngPacket(0, math.MaxUint64, p))
-	add("tsoffset 2^63-1", "3333333", ngHead(ngOption(14, le.AppendUint64(nil, math.MaxInt64))), ngPacket(0, micros, p))
+	add("tsoffset 2^63-1", "33-3-3-", ngHead(ngOption(14, le.AppendUint64(nil, math.MaxInt64))), ngPacket(0, micros, p))
 	add("options of 0 bytes", "0000000", ngHead(bytes.Repeat(ngOption(2, nil), 1<<16)), ngPacket(0, micros, p, bytes.Repeat(ngOption(1, nil), 1<<16)))
-	add("option behind its block", "3333333", ngHead(), ngPacket(0, micros, p), ngPacket(0, micros, p, []byte{1, 0, 0xFF, 0xFF}), ngPacket(0, micros, p))
-	add("interface option too long", "3333333", ngHead([]byte{2, 0, 0xFF, 0xFF}), ngPacket(0, micros, p))
+	add("option behind its block", "33-3-3-", ngHead(), ngPacket(0, micros, p), ngPacket(0, micros, p, []byte{1, 0, 0xFF, 0xFF}), ngPacket(0, micros, p))
+	add("interface option too long", "33-3-3-", ngHead([]byte{2, 0, 0xFF, 0xFF}), ngPacket(0, micros, p))
 	names := bytes.Join([][]byte{{1, 0, 12, 0, 10, 0, 0, 1}, []byte("\x1b[2J\x1b]0;\x00"), {0}}, nil)
 	add("names with escapes", "0000000", format.AppendSHB(nil, format.Section{Hardware: nasty, OS: nasty, Application: nasty}),
 		ngInterface(ngOption(2, []byte(nasty)), ngOption(3, []byte(nasty))), ngBlock(format.BlockNRB, names), ngPacket(0, micros, p, ngOption(1, []byte(nasty))))
@@ -501,22 +653,22 @@ func foreignFiles() []hostileFile {
 	add("times backwards", "0000000", pcapHead(), pcapRecord(someTime, uint32(len(p)), p), pcapRecord(someTime-9, uint32(len(p)), p), pcapRecord(someTime-99, uint32(len(p)), p))
 	add("pcap of 2106", "0000000", pcapHead(), pcapRecord(math.MaxUint32, uint32(len(p)), p), pcapRecord(math.MaxUint32, uint32(len(p)), p))
 	add("time behind 2106", "0000100", ngHead(), ngPacket(0, (math.MaxUint32+1)*1_000_000, p))
-	add("time 2^63", "3333333", ngHead(ngOption(9, []byte{9})), ngPacket(0, 1<<63, p))
-	add("time 2^64-1", "3333333", ngHead(), ngPacket(0, math.MaxUint64, p), ngPacket(0, micros, p))
-	add("two pcaps", "3333333", pcapOf(p, p), pcapOf(p, p))
+	add("time 2^63", "33-3-3-", ngHead(ngOption(9, []byte{9})), ngPacket(0, 1<<63, p))
+	add("time 2^64-1", "33-3-3-", ngHead(), ngPacket(0, math.MaxUint64, p), ngPacket(0, micros, p))
+	add("two pcaps", "33-3-3-", pcapOf(p, p), pcapOf(p, p))
 	add("two pcapngs", "0000000", ngHead(), ngPacket(0, micros, p), ngHead(), ngPacket(0, micros, p))
-	add("pcap, then pcapng", "3333333", pcapOf(p, p), ngHead(), ngPacket(0, micros, p))
-	add("pcapng, then pcap", "3333333", ngHead(), ngPacket(0, micros, p), pcapOf(p, p))
+	add("pcap, then pcapng", "33-3-3-", pcapOf(p, p), ngHead(), ngPacket(0, micros, p))
+	add("pcapng, then pcap", "33-3-3-", ngHead(), ngPacket(0, micros, p), pcapOf(p, p))
 	later := pcapOf(p)
 	later[4] = 3
-	add("pcap version 3", "1111111", later)
+	add("pcap version 3", "1--1-1-", later)
 	section := ngSection()
 	section[12] = 2
-	add("pcapng version 2", "1111111", section, ngPacket(0, micros, p))
-	add("bzip2", "1111111", []byte("BZh91AY&SY............"))
-	add("xz", "1111111", []byte("\xFD7zXZ\x00............"))
-	add("nothing", "1111111")
-	add("three bytes", "1111111", []byte{0xD4, 0xC3, 0xB2})
+	add("pcapng version 2", "1--1-1-", section, ngPacket(0, micros, p))
+	add("bzip2", "1--1-1-", []byte("BZh91AY&SY............"))
+	add("xz", "1--1-1-", []byte("\xFD7zXZ\x00............"))
+	add("nothing", "1--1-1-")
+	add("three bytes", "1--1-1-", []byte{0xD4, 0xC3, 0xB2})
 	return files
 }
 
@@ -539,22 +691,22 @@ func floods() []hostileFile {
 	record := func(f []byte) []byte { return pcapRecord(someTime, uint32(len(f)), f) }
 	long := bytes.Repeat([]byte("n"), 65000)
 	return []hostileFile{
-		{"interfaces", zst(repeated(ngSection(), flood, func(int) []byte { return ngInterface() })), "3333333"},
+		{"interfaces", zst(repeated(ngSection(), flood, func(int) []byte { return ngInterface() })), "33-3-333-"},
 		{"interfaces, used", zst(repeated(ngSection(), flood/8, func(i int) []byte {
 			return append(ngInterface(ngOption(2, fmt.Appendf(nil, "<%d>", i))), ngPacket(uint32(i), micros, p)...)
-		})), "3333333"},
-		{"interfaces, long names", zst(repeated(ngSection(), 1000, func(int) []byte { return ngInterface(ngOption(2, long), ngOption(3, long)) })), "0000000"},
-		{"sections", zst(repeated(ngSection(), flood, func(int) []byte { return ngSection() })), "0000000"},
-		{"sections with interfaces", zst(repeated(ngSection(), flood/8, func(int) []byte { return ngHead() })), "3333333"},
-		{"streams", zst(repeated(pcapHead(), flood/3, func(i int) []byte { return record(packetOf(i, 0)) })), "0000000"},
-		{"packets of 0 bytes", zst(repeated(pcapHead(), flood, func(int) []byte { return record(nil) })), "0000000"},
-		{"fragments", zst(repeated(pcapHead(), flood/8, func(i int) []byte { return record(fragment(i, 0, 1400, true)) })), "0000000"},
-		{"fragments of 8 bytes", zst(repeated(pcapHead(), flood/2, func(i int) []byte { return record(fragment(i>>8, 8*(i&0xFF)*3, 0, true)) })), "0000000"},
-		{"fragments that overlap", zst(repeated(pcapHead(), flood/8, func(i int) []byte { return record(fragment(i>>1, 8*(i&1), 100-92%16, true)) })), "0000000"},
-		{"statistics", zst(repeated(ngHead(), flood/2, func(i int) []byte { return format.AppendISB(nil, format.InterfaceStats{Dropped: uint64(i)}) })), "0000000"},
+		})), "33-3-3333"},
+		{"interfaces, long names", zst(repeated(ngSection(), 1000, func(int) []byte { return ngInterface(ngOption(2, long), ngOption(3, long)) })), "00-0-0-00"},
+		{"sections", zst(repeated(ngSection(), flood, func(int) []byte { return ngSection() })), "0--0-0-"},
+		{"sections with interfaces", zst(repeated(ngSection(), flood/8, func(int) []byte { return ngHead() })), "3--3-3-"},
+		{"streams", zst(repeated(pcapHead(), flood/3, func(i int) []byte { return record(packetOf(i, 0)) })), "00-0--000"},
+		{"packets of 0 bytes", zst(repeated(pcapHead(), flood, func(int) []byte { return record(nil) })), "00-00--"},
+		{"fragments", zst(repeated(pcapHead(), flood/8, func(i int) []byte { return record(fragment(i, 0, 1400, true)) })), "0--0-00"},
+		{"fragments of 8 bytes", zst(repeated(pcapHead(), flood/2, func(i int) []byte { return record(fragment(i>>8, 8*(i&0xFF)*3, 0, true)) })), "0--0---"},
+		{"fragments that overlap", zst(repeated(pcapHead(), flood/8, func(i int) []byte { return record(fragment(i>>1, 8*(i&1), 100-92%16, true)) })), "0--0---"},
+		{"statistics", zst(repeated(ngHead(), flood/2, func(i int) []byte { return format.AppendISB(nil, format.InterfaceStats{Dropped: uint64(i)}) })), "0-00-0-"},
 		{"damage", zst(repeated(ngHead(), flood/100, func(i int) []byte {
 			return append(append(ngPacket(0, micros, p), bytes.Repeat([]byte{0xFF}, 8)...), ngPacket(0, micros, p)...)
-		})), "3333333"},
+		})), "3-33-3-3-"},
 	}
 }
 
@@ -668,7 +820,7 @@ func nativeFiles() []hostileFile {
 		return newNative(format.Zstd, format.SegmentInfo{Host: nasty, Clock: nasty, Subscriptions: []string{nasty, nasty}}, i).
 			chunk(func(h *format.ChunkHeader) { h.Bytes = 16 }, 1, packet).seal(nil, nil, nil)
 	})
-	add("native: opening bomb", "3333333", func() []byte {
+	add("native: opening bomb", "3-33-3-", func() []byte {
 		b := append([]byte{0x28, 0xB5, 0x2F, 0xFD, 0, 0x58}, bytes.Repeat([]byte{0x02, 0x00, 0x10, 0}, 1<<15)...)
 		b[len(b)-4] |= 1
 		return append(b, fresh().b...)
@@ -694,18 +846,18 @@ func nativeFiles() []hostileFile {
 		return newNative(format.Zstd, format.SegmentInfo{Subscriptions: make([]string, flood)}, eth).
 			chunk(func(h *format.ChunkHeader) { h.Bytes = 16 }, 1, packet).seal(nil, nil, nil)
 	})
-	add("native: interface 65535", "3333303", func() []byte {
+	add("native: interface 65535", "3--3-03", func() []byte {
 		return newNative(format.Zstd, format.SegmentInfo{}, eth).
 			chunk(func(h *format.ChunkHeader) { h.Bytes = 16 }, 1, ngPacket(65535, someTime*1e9, packetOf(1, 16))).b
 	})
-	add("native: interfaces, described late", "3333303", func() []byte {
+	add("native: interfaces, described late", "3--3-03", func() []byte {
 		raw := ngPacket(65535, someTime*1e9, packetOf(1, 16))
 		for i := range uint16(65535) {
 			raw = format.AppendNumberedIDB(raw, format.Interface{Name: strconv.Itoa(int(i)), LinkType: 1}, i)
 		}
 		return newNative(format.Zstd, format.SegmentInfo{}, eth).chunk(func(h *format.ChunkHeader) { h.Bytes = 16 }, 1, raw).b
 	})
-	add("native: interfaces", "0000000", func() []byte {
+	add("native: interfaces", "0-00-0-", func() []byte {
 		n := newNative(format.Zstd, format.SegmentInfo{}, eth)
 		var all []format.Interface
 		for range 500 {
@@ -718,7 +870,7 @@ func nativeFiles() []hostileFile {
 			h.Packets, h.Datagrams, h.Bytes, h.Dropped = math.MaxUint32, math.MaxUint32, math.MaxUint64, math.MaxUint64
 		}, 1, packet).seal(nil, nil, nil)
 	})
-	add("native: chunks of nothing", "3333303", func() []byte {
+	add("native: chunks of nothing", "3-33-0-", func() []byte {
 		n := newNative(format.Zstd, format.SegmentInfo{}, eth)
 		for range flood / 5 {
 			n.chunk(func(h *format.ChunkHeader) { h.First, h.Last = 0, 0 }, 0)
@@ -735,7 +887,7 @@ func nativeFiles() []hostileFile {
 	add("native: index of 2^32-1", "3030003", func() []byte {
 		return fresh().seal(nil, func(b []byte) []byte { return reseal(b, func(body []byte) { le.PutUint32(body[44:], math.MaxUint32) }) }, nil)
 	})
-	add("native: index of nothing", "3030003", func() []byte {
+	add("native: index of nothing", "3030000", func() []byte {
 		n := fresh()
 		return n.seal(func(x *format.Index) { x.Chunks = make([]format.ChunkEntry, flood) }, nil, func(f *format.Footer) { f.Chunks = flood })
 	})
@@ -752,9 +904,9 @@ func nativeFiles() []hostileFile {
 		}},
 		{"2^32 chunk", func(f *format.Footer) { f.Chunks = math.MaxUint32 }},
 	} {
-		add("native: footer "+f.name, "3030000", func() []byte { return fresh().seal(nil, nil, f.lie) })
+		add("native: footer "+f.name, "303--0-", func() []byte { return fresh().seal(nil, nil, f.lie) })
 	}
-	add("native: version 2", "1111111", func() []byte {
+	add("native: version 2", "1--1-1-", func() []byte {
 		raw := format.AppendSegmentBlock(ngSection(), &format.SegmentInfo{Recording: someRecording})
 		le.PutUint16(raw[len(ngSection())+16:], 2)
 		return raw
@@ -767,7 +919,7 @@ func nativeFiles() []hostileFile {
 		one := fresh().seal(nil, nil, nil)
 		return append(bytes.Clone(one), one...)
 	})
-	add("native: streams", "3333303", func() []byte {
+	add("native: streams", "3-33-03", func() []byte {
 		n := newNative(format.Zstd, format.SegmentInfo{}, eth)
 		for k := range 4 {
 			var raw []byte

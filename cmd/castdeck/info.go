@@ -158,7 +158,7 @@ func toInfoJSON(in *input, s *summary) infoJSON {
 		Path: in.path, Format: in.format(), Sealed: s.sealed, Datagrams: t.Datagrams, Bytes: t.Bytes,
 		FileBytes: in.size, StartNS: t.First, EndNS: t.Last, Dropped: t.Dropped, PacketsNot: t.NotUDP,
 		Truncated: t.Truncated, Chunks: s.chunks, Problems: append([]string{}, s.problems...),
-		StreamsAreIn: !t.StreamsCut, Streams: []streamJSON{}, EventCount: t.Events,
+		StreamsAreIn: !t.StreamsCut, Streams: make([]streamJSON, 0, len(s.streams)), EventCount: t.Events,
 	}
 	if i := in.info(); i != nil {
 		j.Recording, j.Host, j.Clock = i.Recording.String(), i.Host, i.Clock

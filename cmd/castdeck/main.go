@@ -218,11 +218,15 @@ func oneLine(s string) string {
 // printJSON prints v as one line of JSON. What oneLine would take out is escaped, so
 // that a terminal is safe and nothing is lost.
 func printJSON(w io.Writer, v any) error {
-	b, err := json.Marshal(v)
-	if err != nil {
-		return err
-	}
-	out := bufio.NewWriterSize(w, 64<<10)
+	return json.NewEncoder(escaper{w}).Encode(v) // Marshal would copy what can be megabytes
+}
+
+// escaper writes JSON that it is given in whole runes.
+type escaper struct{ w io.Writer }
+
+func (e escaper) Write(b []byte) (int, error) {
+	size := len(b)
+	out := bufio.NewWriterSize(e.w, 64<<10)
 	for len(b) > 0 {
 		n := 0 // of plain ASCII, which nearly everything is
 		for n < len(b) && b[n] < 0x7F {
@@ -232,16 +236,15 @@ func printJSON(w io.Writer, v any) error {
 		if b = b[n:]; len(b) == 0 {
 			break
 		}
-		r, size := utf8.DecodeRune(b)
+		r, n := utf8.DecodeRune(b)
 		if unicode.IsPrint(r) {
-			out.Write(b[:size])
+			out.Write(b[:n])
 		} else {
 			for _, u := range utf16.AppendRune(nil, r) {
 				fmt.Fprintf(out, "\\u%04x", u)
 			}
 		}
-		b = b[size:]
+		b = b[n:]
 	}
-	out.WriteByte('\n')
-	return out.Flush() // tells what any write before it failed of
+	return size, out.Flush() // tells what any write before it failed of
 }
