@@ -82,6 +82,9 @@ type Datagram struct {
 	// Interface indexes the recording's interfaces.
 	Interface uint16
 	Flags     Flags
+	// Input tells apart what a Merge was told to tell apart (MergeSource.Input); 0
+	// otherwise. It is in no file.
+	Input uint16
 	// TTL is the IPv4 time to live or the IPv6 hop limit as it arrived; 0 where
 	// it is not known.
 	TTL uint8

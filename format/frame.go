@@ -97,7 +97,7 @@ func appendMade4(dst []byte, d *Datagram, length int) []byte {
 	ip[9] = protocolUDP
 	copy(ip[12:], s[:])
 	copy(ip[16:], g[:])
-	binary.BigEndian.PutUint16(ip[10:], ^fold(sum(0, ip[:ipv4Header])))
+	binary.BigEndian.PutUint16(ip[10:], ^Fold(Sum(0, ip[:ipv4Header])))
 	udp := ip[ipv4Header:]
 	binary.BigEndian.PutUint16(udp[0:], d.Src.Port())
 	binary.BigEndian.PutUint16(udp[2:], d.Dst.Port())
@@ -128,8 +128,8 @@ func appendMade6(dst []byte, d *Datagram, length int) []byte {
 	if length == len(d.Payload) {
 		// Pseudo header: both addresses, the UDP length, the protocol (RFC 8200
 		// section 8.1).
-		acc := sum(uint64(udpHeader+length)+protocolUDP, ip[8:ipv6Header])
-		c := ^fold(sum(sum(acc, udp[:udpHeader]), d.Payload))
+		acc := Sum(uint64(udpHeader+length)+protocolUDP, ip[8:ipv6Header])
+		c := ^Fold(Sum(Sum(acc, udp[:udpHeader]), d.Payload))
 		if c == 0 {
 			c = 0xFFFF // 0 would say that there is no checksum
 		}
@@ -139,9 +139,9 @@ func appendMade6(dst []byte, d *Datagram, length int) []byte {
 	return append(dst, d.Payload...)
 }
 
-// sum adds b to an Internet checksum (RFC 1071) in progress. b starts at an even
+// Sum adds b to an Internet checksum (RFC 1071) in progress. b starts at an even
 // offset of what is summed.
-func sum(acc uint64, b []byte) uint64 {
+func Sum(acc uint64, b []byte) uint64 {
 	for len(b) >= 4 {
 		acc += uint64(binary.BigEndian.Uint32(b))
 		b = b[4:]
@@ -156,7 +156,8 @@ func sum(acc uint64, b []byte) uint64 {
 	return acc
 }
 
-func fold(acc uint64) uint16 {
+// Fold makes 16 bits of a sum; a checksum is their complement.
+func Fold(acc uint64) uint16 {
 	for acc > 0xFFFF {
 		acc = acc&0xFFFF + acc>>16
 	}

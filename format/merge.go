@@ -20,6 +20,11 @@ type MergeSource struct {
 	// opens its file on the first ReadBatch holds nothing meanwhile. 0 is unknown: it
 	// is read at once. Where it is wrong the early datagrams come late, and all come.
 	NotBefore int64
+	// Offset in ns is added to the times of the source's datagrams, statistics and events; NotBefore
+	// is without it. Times stay at the ends of their range.
+	Offset int64
+	// Input is what its datagrams get as Datagram.Input.
+	Input uint16
 }
 
 // Merge reads any number of sources as one, in the order of their times. It
@@ -66,6 +71,8 @@ func NewMerge(sources ...MergeSource) *Merge {
 		s := &mergeSource{MergeSource: o, ifaces: m.table.Source(o.Recording), order: i, key: o.NotBefore}
 		if s.key == 0 {
 			s.key = math.MinInt64
+		} else {
+			s.key = s.moved(s.key)
 		}
 		// What is known now stands in the table in the order of the sources. A table
 		// that is full is an error of the batch that needs more.
@@ -124,6 +131,7 @@ func (m *Merge) fill(s *mergeSource, b *Batch) error {
 	s.next = 0
 	err := s.Reader.ReadBatch(&s.batch)
 	if err == nil {
+		s.mark()
 		if err = s.ifaces.Learn(s.Interfaces()); err == nil {
 			err = s.ifaces.Apply(&s.batch)
 		}
@@ -149,6 +157,34 @@ func (m *Merge) fill(s *mergeSource, b *Batch) error {
 	s.key = max(s.key, s.batch.Datagrams[0].Time)
 	m.sink(0)
 	return nil
+}
+
+// mark gives the batch's datagrams their input, and the batch its times.
+func (s *mergeSource) mark() {
+	if s.Offset == 0 && s.Input == 0 {
+		return
+	}
+	for i := range s.batch.Datagrams {
+		d := &s.batch.Datagrams[i]
+		d.Input, d.Time = s.Input, s.moved(d.Time)
+	}
+	for i := range s.batch.Stats {
+		s.batch.Stats[i].Time = s.moved(s.batch.Stats[i].Time)
+	}
+	for i := range s.batch.Events {
+		s.batch.Events[i].Time = s.moved(s.batch.Events[i].Time)
+	}
+}
+
+// moved is a time of the source with its offset; it stays in the range.
+func (s *mergeSource) moved(t int64) int64 {
+	switch {
+	case s.Offset > 0 && t > math.MaxInt64-s.Offset:
+		return math.MaxInt64
+	case s.Offset < 0 && t < math.MinInt64-s.Offset:
+		return math.MinInt64
+	}
+	return t + s.Offset
 }
 
 // bound is the largest key up to which the first source goes before all others.

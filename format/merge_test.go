@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"math"
 	"math/rand/v2"
 	"slices"
 	"testing"
@@ -390,4 +391,50 @@ func BenchmarkMerge(b *testing.B) {
 			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N), "ns/datagram")
 		})
 	}
+}
+
+// TestMergeOffsets: a source's offset moves its times, not its order, and its input
+// is in its datagrams.
+func TestMergeOffsets(t *testing.T) {
+	at := func(times ...int64) *Batch {
+		b := &Batch{}
+		for _, ns := range times {
+			b.Datagrams = append(b.Datagrams, Datagram{Time: ns})
+		}
+		return b
+	}
+	source := func(offset int64, input uint16, notBefore int64, times ...int64) MergeSource {
+		return MergeSource{
+			Reader: &onceReader{b: at(times...)}, Interfaces: func() []Interface { return []Interface{{}} },
+			NotBefore: notBefore, Offset: offset, Input: input,
+		}
+	}
+	const most, least = math.MaxInt64, math.MinInt64
+	m := NewMerge(source(0, 0, 0, 10, 20, 30), source(15, 1, 1, 1, 10, most), source(-5, 2, 20, 20, 40, least+2))
+	type got struct {
+		time  int64
+		input uint16
+	}
+	var all []got
+	var b Batch
+	for m.ReadBatch(&b) == nil {
+		for _, d := range b.Datagrams {
+			all = append(all, got{d.Time, d.Input})
+		}
+	}
+	want := []got{{10, 0}, {15, 2}, {16, 1}, {20, 0}, {25, 1}, {30, 0}, {35, 2}, {least, 2}, {most, 1}}
+	if !slices.Equal(all, want) {
+		t.Errorf("got %v, want %v", all, want)
+	}
+}
+
+// onceReader yields one batch.
+type onceReader struct{ b *Batch }
+
+func (r *onceReader) ReadBatch(b *Batch) error {
+	if r.b == nil {
+		return io.EOF
+	}
+	*b, r.b = *r.b, nil
+	return nil
 }

@@ -15,6 +15,8 @@ const MaxStreams = 1 << 16
 type Stream struct {
 	Src, Dst  netip.AddrPort
 	Interface uint16
+	// Input is that of the datagrams; it is in no file.
+	Input uint16
 	// Datagrams and Bytes (of payload kept).
 	Datagrams, Bytes uint64
 	// First and Last are the earliest and latest times, ns since the Unix epoch.

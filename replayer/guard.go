@@ -36,18 +36,29 @@ type guard struct {
 	// local are the IPv4 networks of the interface, whose broadcast addresses look
 	// like any other address.
 	local []netip.Prefix
+	// named is the destination that everything goes to: unicast, it is allowed.
+	named netip.AddrPort
+	// recorded is what is being recorded into the source at the moment; nil: nothing.
+	recorded *mcast.Matcher
 }
 
 // newGuard makes the guard of an interface; nil knows no broadcast address but
 // 255.255.255.255.
-func newGuard(allow []string, iface *net.Interface) (*guard, error) {
-	g := &guard{}
-	if len(allow) > 0 {
-		m, err := mcast.NewMatcher(allow...)
-		if err != nil {
-			return nil, fmt.Errorf("allowed destinations: %w", err)
+func newGuard(o *Options, iface *net.Interface) (*guard, error) {
+	g := &guard{named: o.To}
+	for _, list := range []struct {
+		what     string
+		patterns []string
+		matcher  **mcast.Matcher
+	}{{"allowed destinations", o.Allow, &g.allow}, {"groups being recorded", o.Recorded, &g.recorded}} {
+		if len(list.patterns) == 0 {
+			continue
 		}
-		g.allow = m
+		m, err := mcast.NewMatcher(list.patterns...)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", list.what, err)
+		}
+		*list.matcher = m
 	}
 	if iface == nil {
 		return g, nil
@@ -68,14 +79,19 @@ func newGuard(allow []string, iface *net.Interface) (*guard, error) {
 // dst.
 func (g *guard) check(src, recorded, dst netip.AddrPort) *GuardError {
 	reason := g.reason(dst.Addr())
-	if reason == "" {
-		return nil
+	if reason == "" || reason == unicast && dst == g.named {
+		if g.recorded == nil || !g.recorded.Match(src, dst) {
+			return nil
+		}
+		reason = "it is being recorded into the very recording that is played"
 	}
 	if g.allow != nil && g.allow.Match(src, dst) && dst.Addr().IsValid() && !dst.Addr().IsUnspecified() {
 		return nil
 	}
 	return &GuardError{Recorded: recorded, Destination: dst, Reason: reason}
 }
+
+const unicast = "it is unicast"
 
 // reason tells why an address is not sent to unless it is allowed; "" where it
 // is free to use.
@@ -91,7 +107,7 @@ func (g *guard) reason(a netip.Addr) string {
 				return fmt.Sprintf("it is the broadcast address of %s", p.Masked())
 			}
 		}
-		return "it is unicast"
+		return unicast
 	}
 	class := mcast.Classify(a)
 	switch {

@@ -62,7 +62,7 @@ func TestGuard(t *testing.T) {
 		{"0.0.0.0:5000", "no destination"},
 		{"[::]:5000", "no destination"},
 	} {
-		g, err := newGuard(nil, nil)
+		g, err := newGuard(&Options{}, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -101,7 +101,7 @@ func TestGuardAllows(t *testing.T) {
 		{[]string{"10.0.0.2@127.0.0.1"}, "127.0.0.1:5000", false},
 		{[]string{"239.1.1.1"}, "239.2.2.2:5000", true}, // a list of exceptions, not of all that may be
 	} {
-		g, err := newGuard(c.allow, nil)
+		g, err := newGuard(&Options{Allow: c.allow}, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -110,7 +110,7 @@ func TestGuardAllows(t *testing.T) {
 			t.Errorf("%s with %q allowed: %v", c.dst, c.allow, e)
 		}
 	}
-	if _, err := newGuard([]string{"nonsense"}, nil); err == nil || !strings.Contains(err.Error(), "nonsense") {
+	if _, err := newGuard(&Options{Allow: []string{"nonsense"}}, nil); err == nil || !strings.Contains(err.Error(), "nonsense") {
 		t.Errorf("a pattern that is none: %v", err)
 	}
 }

@@ -60,7 +60,7 @@ func treat(t require, o Options, doses []dose, together, maxBytes int) (out trea
 		if (flipped != 0) != v.has(ImpairCorrupt) || v.bit >= 0 && payload[v.bit/8] != 1<<(v.bit%8) {
 			t.Fatalf("datagram %d: %+v, payload %x", i, v, payload)
 		}
-		m.pass(s, l, v, outgoing{entry: entry{due: d.due, time: int64(i), socket: int32(d.stream), size: int32(d.size)}, bytes: payload, sockaddr: nowhere})
+		m.pass(s, l, v, outgoing{entry: entry{due: d.due, time: int64(i), socket: uint16(d.stream), size: int32(d.size)}, bytes: payload, sockaddr: nowhere})
 		if out.most = max(out.most, m.bytes); m.bytes > m.maxBytes {
 			t.Fatalf("%d bytes held, at most %d", m.bytes, m.maxBytes)
 		}

@@ -29,7 +29,9 @@ const (
 	limitSlice = 5000
 	// headerBytes are counted with a payload against the ceiling: Ethernet with its
 	// checksum, IPv4 and UDP. What makes a gap on the wire is not.
-	headerBytes = 18 + 20 + 8
+	headerBytes = 14 + 20 + 8 + checksumBytes
+	// checksumBytes are those of Ethernet, behind a frame.
+	checksumBytes = 4
 
 	defaultLateAfter = 1_000_000 // ns
 
@@ -39,7 +41,7 @@ const (
 
 // outlet sends slots on time. One goroutine uses it.
 type outlet struct {
-	sender  *sock.Sender
+	senders []*sock.Sender // by entry.way
 	pacer   *pacer
 	stats   *stats
 	control *control
@@ -48,6 +50,7 @@ type outlet struct {
 	late    LatePolicy
 	after   int64 // ns of lateness at which the policy acts
 	limit   int64 // ceiling in bits a second; 0 is none
+	headers int64 // bytes that are counted with each entry against the ceiling
 
 	wall         func() int64 // ns since the Unix epoch
 	ahead, asked int64        // ns of the wall clock ahead of the pacer's, and when that was
@@ -81,11 +84,14 @@ type outlet struct {
 	realtimeRefused  error
 }
 
-func newOutlet(s *sock.Sender, p *pacer, st *stats, c *control, r *ring, o *Options) *outlet {
+func newOutlet(s []*sock.Sender, p *pacer, st *stats, c *control, r *ring, o *Options) *outlet {
 	out := &outlet{
-		sender: s, pacer: p, stats: st, control: c, ring: r, pacing: o.Pacing, late: o.Late, after: int64(o.LateAfter), limit: int64(o.Limit),
+		senders: s, pacer: p, stats: st, control: c, ring: r, pacing: o.Pacing, late: o.Late, after: int64(o.LateAfter), limit: int64(o.Limit), headers: headerBytes,
 		wall:  func() int64 { return time.Now().UnixNano() },
 		paced: !o.Max, timeline: timeline{factor: 1}, speed: 1, lateness: newHistogram(3), intervals: newHistogram(3),
+	}
+	if o.Raw {
+		out.headers = checksumBytes
 	}
 	if o.Speed != 0 {
 		out.speed = o.Speed
@@ -109,7 +115,7 @@ func newHistogram(digits int) *hdrhistogram.Histogram {
 // its destination, and the histogram. A cold first datagram leaves 30 to 45 us
 // late.
 func (o *outlet) warm(s *slot) {
-	o.sender.Warm(int(s.entries[0].socket), s.messages, 0)
+	o.senders[s.entries[0].way].Warm(int(s.entries[0].socket), s.messages, 0)
 	o.lateness.RecordValue(1)
 	o.lateness.Reset()
 	o.intervals.RecordValue(1)
@@ -229,7 +235,7 @@ func (o *outlet) send(ctx context.Context, s *slot) {
 		if s.stamping {
 			o.stamp(s, i, end, now, stepping)
 		}
-		sent, err := o.sender.Send(int(e.socket), s.messages, i, end)
+		sent, err := o.senders[e.way].Send(int(e.socket), s.messages, i, end)
 		after := o.pacer.clock.Now()
 		if sent > 0 {
 			o.account(s.entries[i:i+sent], after, stepping)
@@ -265,11 +271,11 @@ func (o *outlet) together(s *slot, i int, now int64, stepping bool) int {
 	end := i
 	for end < len(s.entries) && end-i < most {
 		e := &s.entries[end]
-		if end > i && (e.socket != s.entries[i].socket || !stepping && o.timeline.at(e.due) > now) {
+		if first := &s.entries[i]; end > i && (e.socket != first.socket || e.way != first.way || !stepping && o.timeline.at(e.due) > now) {
 			break
 		}
 		if o.limit > 0 {
-			bits := 8 * (int64(e.size) + headerBytes)
+			bits := 8 * (int64(e.size) + o.headers)
 			if room -= bits; room < 0 && end > i {
 				break
 			}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math"
 	"net"
+	"net/netip"
 	"runtime"
 	"slices"
 	"strings"
@@ -14,7 +15,6 @@ import (
 	"time"
 
 	"castdeck/format"
-	"castdeck/internal/mcast"
 	"castdeck/internal/sock"
 )
 
@@ -26,17 +26,46 @@ type Options struct {
 	Interface string
 	// Pacing says when; by default at the recorded times.
 	Pacing
-	// Map changes destinations; the first that fits is applied.
+	// Map changes destinations, and by which interface, with which TTL and DSCP datagrams
+	// leave; the first that fits is applied. A mapping's inN: is about datagrams whose
+	// Input is N-1.
 	Map []Mapping
+	// To is where everything goes that no mapping is about; the zero AddrPort leaves it
+	// as recorded. It is allowed where it is unicast. Not with Raw.
+	To netip.AddrPort
 	// Only are patterns of recorded destinations, as mcast.NewMatcher reads them;
 	// what fits none of them is skipped. None selects everything.
 	Only []string
 	// Allow are patterns of destinations (after Map) that may be sent to although
 	// a guard is against it: unicast, broadcast, control groups. None allows none.
 	Allow []string
+	// Recorded are patterns of destinations (after Map) that are being recorded into the
+	// source at the moment: to send to them would feed the replay with itself, so they are
+	// refused unless allowed.
+	Recorded []string
 	// TTL is the IPv4 time to live and IPv6 hop limit, 1 to 255; 0 means 1, which
-	// no router forwards. The recorded TTL is not used.
-	TTL int
+	// no router forwards. The recorded TTL is not used, but with Raw and KeepTTL.
+	TTL     int
+	KeepTTL bool
+	// DSCP is the class of service of everything sent, 0 to 63 (RFC 2474). With Raw 0
+	// leaves the recorded one.
+	DSCP int
+	// KeepSource sends from the recorded source addresses and ports (IP_TRANSPARENT: it
+	// takes CAP_NET_ADMIN or CAP_NET_RAW); otherwise from the interface's address, and
+	// from the recorded port where that is free. With Raw, where the IP header is the
+	// recorded one anyway, it keeps the source MAC address.
+	KeepSource bool
+	// Raw sends the recorded frames, from their Ethernet header on (AF_PACKET: it takes
+	// CAP_NET_RAW), with VLAN tags, IP options and fragments as they were. What is changed: addresses
+	// and ports as the mappings say, the destination MAC address of a group (RFC 1112,
+	// RFC 2464) and the source MAC address, TTL, DSCP and checksums. The source's
+	// interfaces must be Ethernet ones, or the datagrams without Frame: those get one as
+	// in format.AppendMadeFrame. Mappings lead to groups of the same IP version. Members
+	// on this host hear nothing, except on lo.
+	Raw bool
+	// RawNotUDP sends packets that are not UDP too (IGMP, ARP and their like), with Raw
+	// and without Only: the guards know nothing about them.
+	RawNotUDP bool
 	// Loopback delivers to members on this host too; without it they hear nothing,
 	// nor does anybody on the interface lo.
 	Loopback bool
@@ -46,9 +75,10 @@ type Options struct {
 	// SendBuffer is SO_SNDBUF in bytes for each socket; 0 leaves the kernel's
 	// default.
 	SendBuffer int
-	// MaxSockets bounds how many recorded source ports are kept, IPv4 and IPv6
-	// together: one socket each, 1024 by default. Datagrams of further source ports
-	// leave from a port that the kernel chose; Report.PortsNotKept counts them.
+	// MaxSockets bounds how many recorded source ports are kept for each interface, TTL
+	// and DSCP, IPv4 and IPv6 together: one socket each, 1024 by default. Datagrams of
+	// further source ports leave from a port that the kernel chose; Report.PortsNotKept
+	// counts them. With KeepSource they are an error.
 	MaxSockets int
 	// Count ends the replay after so many datagrams that were sent or refused by the
 	// kernel; 0 is no limit.
@@ -132,18 +162,17 @@ func ParseLatePolicy(name string) (LatePolicy, error) {
 // ErrRunning is the error of a Run that begins while another goes on.
 var ErrRunning = errors.New("this replayer is already running")
 
-// Replayer sends datagrams out of one interface. Run may be called again after it
+// Replayer sends datagrams. Run may be called again after it
 // returned. Stats may be called from any goroutine at any time.
 type Replayer struct {
 	options Options
 	clock   Clock
 	ahead   int
-	iface   *net.Interface
 	policy  *policy
 
 	running sync.Mutex // held by Run and Close
 	closed  bool
-	sender  *sock.Sender
+	senders []*sock.Sender // one for each of policy.ways
 	control *control
 	stats   stats
 	// seekable says whether the source of the Run that goes on is a TimeSeeker.
@@ -159,24 +188,19 @@ func New(o Options) (*Replayer, error) {
 	if o.Interface == "" {
 		return nil, errors.New("replaying needs an interface to send from")
 	}
-	iface, err := mcast.Interface(o.Interface)
+	p, err := newPolicy(&o)
 	if err != nil {
 		return nil, err
 	}
-	p, err := newPolicy(&o, iface)
-	if err != nil {
-		return nil, err
+	r := &Replayer{options: o, clock: o.Clock, ahead: o.Ahead, policy: p, control: newControl()}
+	for i := range p.ways {
+		s, err := newSender(&o, &p.ways[i])
+		if err != nil {
+			r.Close()
+			return nil, err
+		}
+		r.senders = append(r.senders, s)
 	}
-	s, err := sock.NewSender(sock.SenderOptions{
-		Interface: iface, TTL: o.TTL, Loopback: o.Loopback, SendBuffer: o.SendBuffer, MaxSockets: o.MaxSockets,
-		Segmentation: !o.NoSegmentation && !cutsRuns(iface),
-		// The guard has refused every broadcast address that nobody allowed.
-		Broadcast: len(o.Allow) > 0,
-	})
-	if err != nil {
-		return nil, err
-	}
-	r := &Replayer{options: o, clock: o.Clock, ahead: o.Ahead, iface: iface, policy: p, sender: s, control: newControl()}
 	if r.clock == nil {
 		r.clock = machineClock{}
 	}
@@ -184,6 +208,20 @@ func New(o Options) (*Replayer, error) {
 		r.ahead = defaultAhead
 	}
 	return r, nil
+}
+
+// newSender opens the sockets of one way.
+func newSender(o *Options, w *way) (*sock.Sender, error) {
+	if o.Raw {
+		return sock.NewFrameSender(w.iface, o.SendBuffer)
+	}
+	return sock.NewSender(sock.SenderOptions{
+		Interface: w.iface, TTL: w.TTL, DSCP: w.DSCP, Loopback: o.Loopback, SendBuffer: o.SendBuffer, MaxSockets: o.MaxSockets,
+		Transparent:  o.KeepSource,
+		Segmentation: !o.NoSegmentation && !cutsRuns(w.iface),
+		// The guard has refused every broadcast address that nobody allowed.
+		Broadcast: len(o.Allow) > 0,
+	})
 }
 
 func (o *Options) check() error {
@@ -204,6 +242,15 @@ func (o *Options) check() error {
 	case o.Histograms < 0 || o.Histograms > maxHistograms:
 		return fmt.Errorf("histograms of %d destinations, at most %d", o.Histograms, maxHistograms)
 	}
+	if !o.Raw && (o.KeepTTL || o.RawNotUDP) {
+		return errors.New("a recorded TTL, and packets that are not UDP, are sent with Raw only")
+	}
+	if o.Raw && (len(o.Impair) > 0 || len(o.Rewrite) > 0) {
+		return errors.New("raw frames are sent as they were recorded, neither impaired nor rewritten")
+	}
+	if o.Raw && (o.Loopback || o.To.IsValid()) {
+		return errors.New("raw frames are not looped back, and go to no other destination than a mapping's")
+	}
 	if o.Ahead != 0 && (o.Ahead < minAhead || o.Ahead > maxAhead) {
 		return fmt.Errorf("%d batches ahead is not between %d and %d", o.Ahead, minAhead, maxAhead)
 	}
@@ -219,7 +266,11 @@ func (r *Replayer) Close() error {
 		return nil
 	}
 	r.closed = true
-	return r.sender.Close()
+	var errs []error
+	for _, s := range r.senders {
+		errs = append(errs, s.Close())
+	}
+	return errors.Join(errs...)
 }
 
 // Run sends what src yields until its end. The report is right whatever the
@@ -263,17 +314,16 @@ func (r *Replayer) Run(ctx context.Context, src format.BatchReader) (Report, err
 	defer cancel()
 
 	ring := newRing(r.ahead)
-	feed := &feeder{src: src, ring: ring, policy: r.policy, sender: r.sender, iface: r.iface,
+	feed := &feeder{src: src, ring: ring, policy: r.policy, senders: r.senders, frames: newFrames(&r.options),
 		schedule: schedule{Pacing: r.options.Pacing}, histograms: r.options.Histograms}
 	feed.prepare()
 	// New has seen that they can be made.
 	feed.impairer, _ = newImpairer(&r.options)
 	feed.rewriting, _ = newRewriting(&r.options)
-	out := newOutlet(r.sender, &pacer{clock: r.clock, guard: minGuard, attention: &r.control.attention}, &r.stats, r.control, ring, &r.options)
+	out := newOutlet(r.senders, &pacer{clock: r.clock, guard: minGuard, attention: &r.control.attention}, &r.stats, r.control, ring, &r.options)
 	r.stats.speed.Store(math.Float64bits(out.speed))
 
-	reverted, late := r.sender.Reverted(), r.sender.Late()
-	segmented, runs, _ := r.sender.Segmented()
+	before := r.senderCounts()
 	go feed.run()
 	err := out.run(ctx, &r.options)
 	// The feeder is done when it has closed the ring.
@@ -281,15 +331,34 @@ func (r *Replayer) Run(ctx context.Context, src format.BatchReader) (Report, err
 	for range ring.full {
 	}
 	report := out.report(feed)
-	report.PortsNotKept = r.sender.Reverted() - reverted
-	report.LateErrors = r.sender.Late() - late
-	report.Segmented, report.Runs, report.SegmentationRefused = r.sender.Segmented()
-	report.Segmented -= segmented
-	report.Runs -= runs
+	after := r.senderCounts()
+	report.PortsNotKept = after.reverted - before.reverted
+	report.LateErrors = after.late - before.late
+	report.Segmented, report.Runs, report.SegmentationRefused = after.segmented-before.segmented, after.runs-before.runs, after.refused
 	if err == nil {
 		err = feed.err
 	}
 	return report, err
+}
+
+// senderCounts are what the senders counted since they were made.
+type senderCounts struct {
+	reverted, late, segmented, runs uint64
+	refused                         error
+}
+
+func (r *Replayer) senderCounts() (c senderCounts) {
+	for _, s := range r.senders {
+		segmented, runs, refused := s.Segmented()
+		c.reverted += s.Reverted()
+		c.late += s.Late()
+		c.segmented += segmented
+		c.runs += runs
+		if c.refused == nil {
+			c.refused = refused
+		}
+	}
+	return c
 }
 
 // run sends what the ring holds until its end marker, or until ctx ends. It locks the

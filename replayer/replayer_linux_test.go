@@ -774,7 +774,7 @@ func TestReplayManySources(t *testing.T) {
 func testOutlet(t testing.TB, iface string, clock Clock, n, size int) (*outlet, *slot) {
 	t.Helper()
 	r := newTestReplayer(t, Options{Interface: iface})
-	f := &feeder{policy: r.policy, sender: r.sender, iface: r.iface, histograms: 1}
+	f := &feeder{policy: r.policy, senders: r.senders, histograms: 1}
 	f.prepare()
 	s := newRing(minAhead).slot(t)
 	for i := range n {
@@ -782,7 +782,7 @@ func testOutlet(t testing.TB, iface string, clock Clock, n, size int) (*outlet, 
 	}
 	must(t, f.fill(s))
 	p := &pacer{clock: clock, guard: minGuard, attention: &r.control.attention}
-	return newOutlet(r.sender, p, &r.stats, r.control, newRing(minAhead), &Options{Histograms: 1}), s
+	return newOutlet(r.senders, p, &r.stats, r.control, newRing(minAhead), &Options{Histograms: 1}), s
 }
 
 func (r *ring) slot(t testing.TB) *slot {
@@ -808,7 +808,7 @@ func TestOutletAllocatesNothing(t *testing.T) {
 func TestFeederAllocatesNothing(t *testing.T) {
 	netnstest.Require(t)
 	r := newTestReplayer(t, Options{Interface: "lo", Only: []string{"239.0.0.0/8"}})
-	f := &feeder{policy: r.policy, sender: r.sender, iface: r.iface}
+	f := &feeder{policy: r.policy, senders: r.senders}
 	f.prepare()
 	s := newRing(minAhead).slot(t)
 	for i := range 200 {
@@ -826,7 +826,7 @@ func TestFeederAllocatesNothing(t *testing.T) {
 func BenchmarkFeeder(b *testing.B) {
 	netnstest.Require(b)
 	r := newTestReplayer(b, Options{Interface: "lo"})
-	f := &feeder{policy: r.policy, sender: r.sender, iface: r.iface}
+	f := &feeder{policy: r.policy, senders: r.senders}
 	f.prepare()
 	s := newRing(minAhead).slot(b)
 	for i := range 1000 {

@@ -21,7 +21,7 @@ import (
 //	read + Impaired.By[ImpairDuplicate] = Datagrams + SendErrors + DroppedLate + Skipped.Total() + Impaired.Dropped()
 //	                                + those read ahead or held back when it was stopped or somebody sought
 type Report struct {
-	// Datagrams and Bytes (UDP payload) that the kernel took and its queue did not
+	// Datagrams and Bytes (UDP payload; with Options.Raw whole frames) that the kernel took and its queue did not
 	// drop.
 	Datagrams, Bytes uint64
 	// SendErrors counts datagrams that the kernel refused; none of them left. Their
@@ -80,8 +80,8 @@ type Report struct {
 	// IntervalError is by how much the distance in time to the datagram before it, to
 	// the same destination, was another than due.
 	IntervalError Lateness
-	// Destinations are what went where, in order of address; after the first 65,536
-	// the rest is counted together under the zero AddrPort.
+	// Destinations are what went where and how, in order of address; after the first
+	// 65,536 the rest is counted together under the zero AddrPort, as is what is not UDP.
 	Destinations []DestinationReport
 }
 
@@ -109,6 +109,7 @@ type Lateness struct {
 // DestinationReport is what went to one destination (after the mappings).
 type DestinationReport struct {
 	Destination      netip.AddrPort
+	Way              Way
 	Datagrams, Bytes uint64
 	SendErrors       uint64
 	DroppedLate      uint64
@@ -151,14 +152,17 @@ func (o *outlet) report(f *feeder) Report {
 	r.IntervalError = percentiles(o.intervals, o.maxInterval)
 	all := f.order
 	sort.Slice(all, func(i, j int) bool {
-		return all[i].destination.Compare(all[j].destination) < 0
+		if c := all[i].destination.Compare(all[j].destination); c != 0 {
+			return c < 0
+		}
+		return all[i].way < all[j].way
 	})
 	if f.other != nil {
 		all = append(all, f.other)
 	}
 	for _, c := range all {
 		r.Destinations = append(r.Destinations, DestinationReport{
-			Destination: c.destination, Datagrams: c.datagrams, Bytes: c.bytes, SendErrors: c.errors, DroppedLate: c.late, MaxLateness: c.maxLateness,
+			Destination: c.destination, Way: f.policy.ways[c.way].Way, Datagrams: c.datagrams, Bytes: c.bytes, SendErrors: c.errors, DroppedLate: c.late, MaxLateness: c.maxLateness,
 			Lateness: c.latenesses, IntervalError: c.intervals,
 		})
 	}

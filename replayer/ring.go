@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/netip"
 	"sync/atomic"
 
@@ -45,6 +44,7 @@ func newRing(slots int) *ring {
 // the outlet has it.
 type slot struct {
 	batch    format.Batch
+	made     []byte         // frames of datagrams that were recorded without one
 	entries  []entry        // of the datagrams that are sent
 	seek     uint64         // number of the seekRequest that it follows
 	end      bool           // nothing comes behind it, unless somebody seeks; no entries
@@ -85,14 +85,15 @@ type entry struct {
 	due    int64 // ns after the anchor
 	time   int64 // recorded, ns since the Unix epoch
 	counts *counts
-	socket int32
-	size   int32 // payload bytes
+	way    uint16 // of policy.ways
+	socket uint16 // of the way's sender
+	size   int32  // bytes of payload, or of the frame
 }
 
 // counts are what the outlet counts for one destination. The feeder makes it, the
 // outlet alone writes it, and it is read when both are done.
 type counts struct {
-	destination netip.AddrPort
+	target
 	datagrams   uint64
 	bytes       uint64
 	errors      uint64
@@ -104,12 +105,20 @@ type counts struct {
 	latenesses, intervals *hdrhistogram.Histogram
 }
 
-// route is what the feeder decided for datagrams of one source and destination.
+// target is a destination and how its datagrams leave: a number of policy.ways.
+type target struct {
+	destination netip.AddrPort
+	way         uint16
+}
+
+// route is what the feeder decided for datagrams of one input, source and destination.
 type route struct {
 	src, dst netip.AddrPort
+	target   // after the mappings
+	input    uint16
+	socket   uint16
 	known    bool
 	selected bool
-	socket   int32
 	sockaddr *sock.Sockaddr
 	counts   *counts
 	lane     *lane        // nil where nothing is impaired
@@ -136,8 +145,8 @@ type feeder struct {
 	src      format.BatchReader
 	ring     *ring
 	policy   *policy
-	sender   *sock.Sender
-	iface    *net.Interface
+	senders  []*sock.Sender // one for each of policy.ways
+	frames   *frames        // where recorded frames are sent; else nil
 	schedule schedule
 	number   uint64 // of the seekRequest that is followed
 	// impairer and rewriting are nil where nothing is asked for.
@@ -150,7 +159,8 @@ type feeder struct {
 	histograms int
 
 	routes       []route
-	destinations map[netip.AddrPort]*counts
+	otherRoute   route // of frames that are not UDP
+	destinations map[target]*counts
 	order        []*counts // of first appearance
 	other        *counts   // beyond maxDestinations
 
@@ -165,7 +175,7 @@ type feeder struct {
 // waits.
 func (f *feeder) prepare() {
 	f.routes = make([]route, routeCache)
-	f.destinations = make(map[netip.AddrPort]*counts)
+	f.destinations = make(map[target]*counts)
 }
 
 func (f *feeder) run() {
@@ -292,43 +302,68 @@ func (f *feeder) fill(s *slot) error {
 		s.entries = make([]entry, 0, n)
 	}
 	f.clear(s)
+	if f.frames != nil {
+		s.makeFrames()
+	}
 	for i := range s.batch.Datagrams {
 		d := &s.batch.Datagrams[i]
 		f.read++
 		f.recordedDrops += d.Drops
-		switch {
-		case d.Flags&format.FlagNotUDP != 0 || !d.Dst.IsValid():
-			f.skipped.NotUDP++
-			continue
-		case d.Flags&format.FlagTruncated != 0 || uint64(len(d.Payload)) < uint64(d.Length):
-			f.skipped.Truncated++
-			continue
+		r, content, err := f.prepareOne(d)
+		if err != nil {
+			return err
 		}
-		r := f.route(d.Src, d.Dst)
-		if !r.known {
-			if err := f.decide(r, d.Src, d.Dst); err != nil {
-				return err
-			}
-		}
-		if !r.selected {
-			f.skipped.Filtered++
+		if r == nil {
 			continue
 		}
 		if r.rewrite != nil {
-			f.rewriting.apply(r.rewrite, d.Payload, f.round)
+			f.rewriting.apply(r.rewrite, content, f.round)
 		}
 		e := entry{
-			due: f.schedule.due(d.Time, len(d.Payload)), time: d.Time,
-			counts: r.counts, socket: r.socket, size: int32(len(d.Payload)),
+			due: f.schedule.due(d.Time, len(content)), time: d.Time,
+			counts: r.counts, way: r.way, socket: r.socket, size: int32(len(content)),
 		}
 		if f.impairer == nil && !s.stamping {
-			s.messages.Set(len(s.entries), d.Payload, r.sockaddr)
+			s.messages.Set(len(s.entries), content, r.sockaddr)
 			s.entries = append(s.entries, e)
 			continue
 		}
-		f.alter(s, r, outgoing{entry: e, bytes: d.Payload, sockaddr: r.sockaddr, copies: 1})
+		f.alter(s, r, outgoing{entry: e, bytes: content, sockaddr: r.sockaddr, copies: 1})
 	}
 	return nil
+}
+
+// prepareOne says where a datagram goes and what is sent of it; no route where it is
+// skipped, which it counts.
+func (f *feeder) prepareOne(d *format.Datagram) (r *route, content []byte, err error) {
+	if f.frames != nil {
+		return f.prepareFrame(d)
+	}
+	switch {
+	case d.Flags&format.FlagNotUDP != 0 || !d.Dst.IsValid():
+		f.skipped.NotUDP++
+		return nil, nil, nil
+	case d.Flags&format.FlagTruncated != 0 || uint64(len(d.Payload)) < uint64(d.Length):
+		f.skipped.Truncated++
+		return nil, nil, nil
+	}
+	r, err = f.routeOf(d.Input, d.Src, d.Dst)
+	return r, d.Payload, err
+}
+
+// routeOf is the route of datagrams; nil where they are not selected, which it counts.
+func (f *feeder) routeOf(input uint16, src, dst netip.AddrPort) (*route, error) {
+	r := f.route(input, src, dst)
+	if !r.known {
+		if err := f.decide(r, input, src, dst); err != nil {
+			return nil, err
+		}
+	}
+	if !r.selected {
+		f.skipped.Filtered++
+		return nil, nil
+	}
+	return r, nil
 }
 
 // alter is the way into a slot of datagrams that are impaired or get times.
@@ -387,10 +422,10 @@ func (f *feeder) drain(s *slot) *slot {
 // route returns the cache's place for the addresses: the route itself where it is
 // known, otherwise one for decide to fill. A map would cost more than all the rest
 // of a datagram's preparation.
-func (f *feeder) route(src, dst netip.AddrPort) *route {
-	h := (mix(dst) ^ mix(src)*0x9E3779B1) * 0x85EBCA6B
+func (f *feeder) route(input uint16, src, dst netip.AddrPort) *route {
+	h := (mix(dst) ^ mix(src)*0x9E3779B1 ^ uint32(input)<<24) * 0x85EBCA6B
 	r := &f.routes[h>>16&(routeCache-1)]
-	if r.known && (r.dst != dst || r.src != src) {
+	if r.known && (r.dst != dst || r.src != src || r.input != input) {
 		r.known = false
 	}
 	return r
@@ -407,22 +442,25 @@ func mix(a netip.AddrPort) uint32 {
 }
 
 // decide finds out what to do with datagrams from src to dst.
-func (f *feeder) decide(r *route, src, dst netip.AddrPort) error {
-	to, selected, refused := f.policy.decide(src, dst)
-	if refused != nil {
-		return refused
+func (f *feeder) decide(r *route, input uint16, src, dst netip.AddrPort) error {
+	d := f.policy.decide(input, src, dst)
+	if d.refused != nil {
+		return d.refused
 	}
-	*r = route{src: src, dst: dst, selected: selected}
-	if selected {
-		socket, _, err := f.sender.Socket(src.Port(), to.Addr().Is6())
+	*r = route{src: src, dst: dst, input: input, selected: d.selected, target: target{d.to, d.way}}
+	if d.selected {
+		socket, err := f.socket(src, r.target)
 		if err != nil {
-			return fmt.Errorf("sending to %s: %w", to, err)
+			return fmt.Errorf("sending to %s: %w", d.to, err)
 		}
-		r.socket = int32(socket)
-		r.sockaddr = sock.NewSockaddr(to, f.iface)
-		r.counts = f.countsOf(to)
+		r.socket = uint16(socket)
+		r.sockaddr = &frameSockaddr
+		if f.frames == nil {
+			r.sockaddr = sock.NewSockaddr(d.to, f.policy.ways[d.way].iface)
+		}
+		r.counts = f.countsOf(r.target)
 		if f.impairer != nil {
-			r.lane = f.impairer.lane(src, dst, to)
+			r.lane = f.impairer.lane(src, dst, d.to)
 		}
 		if f.rewriting != nil {
 			r.rewrite = f.rewriting.lane(src, dst)
@@ -432,17 +470,34 @@ func (f *feeder) decide(r *route, src, dst netip.AddrPort) error {
 	return nil
 }
 
-func (f *feeder) countsOf(to netip.AddrPort) *counts {
+// socket is the number of the socket, among those of the target's way, by which
+// datagrams from src leave.
+func (f *feeder) socket(src netip.AddrPort, to target) (socket int, err error) {
+	s, ipv6 := f.senders[to.way], to.destination.Addr().Is6()
+	switch {
+	case f.frames != nil:
+		return 0, nil
+	case !f.policy.keepSource:
+		socket, _, err = s.Socket(src.Port(), ipv6)
+		return socket, err
+	case src.Addr().Is6() != ipv6:
+		return 0, fmt.Errorf("the recorded source %s is of the other IP version and cannot be kept", src)
+	}
+	socket, err = s.SocketFrom(src)
+	if err != nil {
+		err = fmt.Errorf("keeping the recorded source: %w", err)
+	}
+	return socket, err
+}
+
+func (f *feeder) countsOf(to target) *counts {
 	if c := f.destinations[to]; c != nil {
 		return c
 	}
 	if len(f.destinations) >= maxDestinations {
-		if f.other == nil {
-			f.other = &counts{}
-		}
-		return f.other
+		return f.others()
 	}
-	c := &counts{destination: to}
+	c := &counts{target: to}
 	if f.histograms > 0 {
 		f.histograms--
 		c.latenesses, c.intervals = newHistogram(2), newHistogram(2)
@@ -450,4 +505,12 @@ func (f *feeder) countsOf(to netip.AddrPort) *counts {
 	f.destinations[to] = c
 	f.order = append(f.order, c)
 	return c
+}
+
+// others counts what has no counts of its own.
+func (f *feeder) others() *counts {
+	if f.other == nil {
+		f.other = &counts{}
+	}
+	return f.other
 }

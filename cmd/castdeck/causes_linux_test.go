@@ -126,7 +126,7 @@ func TestLossByCause(t *testing.T) {
 				if want := map[bool]int{false: exitOK, true: exitLossy}[fail || s.Dropped.Kernel > 0]; code != want {
 					t.Errorf("--fail-on-loss %v: exit code %d, want %d", fail, code, want)
 				}
-				in, err := openFile(p.path)
+				in, err := openFile(inputOptions{}, p.path)
 				if err != nil {
 					t.Fatal(err)
 				}

@@ -232,7 +232,7 @@ func TestIdentity(t *testing.T) {
 // last one.
 func checkNumbers(t *testing.T, where, path string, sent uint64, s recordJSON) (next uint64) {
 	t.Helper()
-	in, err := openFile(path)
+	in, err := openFile(inputOptions{}, path)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -118,7 +118,7 @@ func infoPath(cmd *cobra.Command, path string, asJSON bool) error {
 		names, byPath[name] = append(names, name), c
 	}
 	return eachPath(cmd, names, func(name string) error {
-		in, err := openCaptures(name, []*capture{byPath[name]})
+		in, err := openCaptures(inputOptions{}, name, []*capture{byPath[name]})
 		if err != nil {
 			return err
 		}

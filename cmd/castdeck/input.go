@@ -20,6 +20,7 @@ import (
 // input is an open capture of any kind, or several as one. One of seg, file and parts
 // is set.
 type input struct {
+	inputOptions
 	path string // for messages
 	size int64  // of the files, bytes
 	seg  *segment.Reader
@@ -45,13 +46,31 @@ type inputPart struct {
 	file *laterFile // where rec is nil
 }
 
+// inputOptions are wishes about an input; the zero value is for all that only read.
+type inputOptions struct {
+	// offsets in ns are added to the times of what each argument names; it may be shorter
+	// than the arguments, and means nothing where all are one capture.
+	offsets []int64
+	// keepFragments leaves IP fragments as they were captured.
+	keepFragments bool
+}
+
+func (o *inputOptions) offset(number uint16) int64 {
+	if int(number) < len(o.offsets) {
+		return o.offsets[number]
+	}
+	return 0
+}
+
 // openInput opens what the paths name (see findFiles) by its content, never by its
 // name: castdeck's recordings first, then everything else. Several captures are read
 // as one, in the order of time.
-func openInput(paths ...string) (*input, error) {
+func openInput(paths ...string) (*input, error) { return openInputWith(inputOptions{}, paths...) }
+
+func openInputWith(o inputOptions, paths ...string) (*input, error) {
 	if len(paths) == 1 {
 		if st, err := os.Stat(paths[0]); paths[0] == stdinPath || err == nil && !st.IsDir() {
-			return openFile(paths[0])
+			return openFile(o, paths[0])
 		}
 	}
 	captures, err := findCaptures(paths...)
@@ -62,11 +81,23 @@ func openInput(paths ...string) (*input, error) {
 	if n := len(paths) - 1; n > 0 {
 		name = fmt.Sprintf("%s and %d more", name, n)
 	}
-	return openCaptures(name, captures)
+	return openCaptures(o, name, captures)
 }
 
 // openFile opens one file, or stdin.
-func openFile(path string) (*input, error) {
+func openFile(o inputOptions, path string) (*input, error) {
+	in, err := openAny(path)
+	if err != nil {
+		return nil, err
+	}
+	in.inputOptions = o
+	if in.file != nil && o.keepFragments {
+		in.file.KeepFragments()
+	}
+	return in, nil
+}
+
+func openAny(path string) (*input, error) {
 	if path == stdinPath {
 		r, err := pcapfile.NewReader(os.Stdin, "stdin")
 		if err != nil {
@@ -110,11 +141,11 @@ func segmentOptions() segment.ReadOptions {
 }
 
 // openCaptures opens captures as one input, which messages call name.
-func openCaptures(name string, captures []*capture) (*input, error) {
+func openCaptures(o inputOptions, name string, captures []*capture) (*input, error) {
 	if len(captures) == 1 && len(captures[0].segments) <= 1 {
-		return openFile(captures[0].path)
+		return openFile(o, captures[0].path)
 	}
-	in := &input{path: name}
+	in := &input{path: name, inputOptions: o}
 	for _, c := range captures {
 		p := &inputPart{capture: c}
 		in.parts = append(in.parts, p)
@@ -126,7 +157,7 @@ func openCaptures(name string, captures []*capture) (*input, error) {
 			}
 			p.rec, err = segment.NewRecording(c.segments, segmentOptions())
 		} else {
-			p.file, err = openLater(c)
+			p.file, err = openLater(c, o.keepFragments)
 		}
 		if err != nil {
 			in.parts = in.parts[:len(in.parts)-1]
@@ -148,7 +179,8 @@ func openCaptures(name string, captures []*capture) (*input, error) {
 func (in *input) sources() (sources []format.MergeSource) {
 	for _, p := range in.parts {
 		if p.rec == nil {
-			sources = append(sources, format.MergeSource{Reader: p.file, Interfaces: p.file.interfaces, NotBefore: p.file.start})
+			sources = append(sources, format.MergeSource{Reader: p.file, Interfaces: p.file.interfaces, NotBefore: p.file.start,
+				Offset: in.offset(p.input), Input: p.input})
 			continue
 		}
 		start, known := p.rec.Start()
@@ -157,6 +189,7 @@ func (in *input) sources() (sources []format.MergeSource) {
 		}
 		sources = append(sources, format.MergeSource{
 			Reader: p.rec, Interfaces: p.rec.Interfaces, Recording: p.segments[0].Info.Recording, NotBefore: start,
+			Offset: in.offset(p.input), Input: p.input,
 		})
 	}
 	return sources
@@ -308,7 +341,7 @@ func (in *input) start() (int64, bool) {
 		if s.NotBefore == 0 {
 			return 0, false
 		}
-		start = min(start, s.NotBefore)
+		start = min(start, without(s.NotBefore, -s.Offset))
 	}
 	return start, true
 }
@@ -323,19 +356,38 @@ func (in *input) seek(start, end int64) error {
 		}
 		in.rec = rec
 	}
-	seek := func(r *segment.Recording) {
+	seek := func(r *segment.Recording, offset int64) {
 		if r != nil {
-			r.SeekTime(start)
-			r.EndTime(end)
+			r.SeekTime(without(start, offset))
+			r.EndTime(without(end, offset))
 		}
 	}
-	if in.parts == nil {
-		seek(in.rec)
-	}
-	for _, p := range in.parts {
-		seek(p.rec)
+	switch {
+	case in.parts == nil:
+		seek(in.rec, 0)
+	case in.merge == nil:
+		seek(in.parts[0].rec, 0)
+	default:
+		for _, p := range in.parts {
+			seek(p.rec, in.offset(p.input))
+		}
 	}
 	return nil
+}
+
+// without takes an offset from a time; the ends of the range, which mean no limit, stay.
+func without(t, offset int64) int64 {
+	switch d := t - offset; {
+	case t == math.MinInt64 || t == math.MaxInt64:
+		return t
+	case (d < t) != (offset > 0) && offset != 0: // beyond the range
+		if offset > 0 {
+			return math.MinInt64
+		}
+		return math.MaxInt64
+	default:
+		return d
+	}
 }
 
 // Close ends the reading and closes the files; streams are left to the end of the
@@ -371,6 +423,7 @@ func (in *input) Close() error {
 // thousand files of an hour each are not all open at once.
 type laterFile struct {
 	*capture
+	apart  bool // fragments are kept
 	size   int64
 	format string
 	start  int64 // time of the first datagram; 0 where that is not known
@@ -379,8 +432,8 @@ type laterFile struct {
 	done   bool
 }
 
-func openLater(c *capture) (*laterFile, error) {
-	f := &laterFile{capture: c}
+func openLater(c *capture, keepFragments bool) (*laterFile, error) {
+	f := &laterFile{capture: c, apart: keepFragments}
 	if err := f.open(); err != nil {
 		return nil, err
 	}
@@ -410,7 +463,9 @@ func (f *laterFile) open() (err error) {
 		return err
 	}
 	f.size = st.Size()
-	f.r, err = pcapfile.Open(f.path)
+	if f.r, err = pcapfile.Open(f.path); err == nil && f.apart {
+		f.r.KeepFragments()
+	}
 	return err
 }
 
@@ -529,7 +584,7 @@ func (in *input) summarizeParts(quick bool) (*summary, error) {
 			if p.stream {
 				return nil, fmt.Errorf("%s can be read only once; save it to a file first", p.path)
 			}
-			if err := sum.addFile(p.path, table.Source(format.UUID{}), streams, quick); err != nil {
+			if err := sum.addFile(p.path, p.input, table.Source(format.UUID{}), streams, quick); err != nil {
 				return nil, err
 			}
 			continue
@@ -540,7 +595,7 @@ func (in *input) summarizeParts(quick bool) (*summary, error) {
 			sum.problems = append(sum.problems, describe(problem))
 		}
 		for _, s := range p.rec.Segments() {
-			if err := sum.addFile(s.Path, table.Source(s.Info.Recording), streams, quick); err != nil {
+			if err := sum.addFile(s.Path, p.input, table.Source(s.Info.Recording), streams, quick); err != nil {
 				return nil, err
 			}
 		}
@@ -550,8 +605,8 @@ func (in *input) summarizeParts(quick bool) (*summary, error) {
 }
 
 // addFile adds what is in one file of many.
-func (s *summary) addFile(path string, ifaces *format.InterfaceMap, streams map[format.Stream]int, quick bool) error {
-	in, err := openFile(path)
+func (s *summary) addFile(path string, input uint16, ifaces *format.InterfaceMap, streams map[format.Stream]int, quick bool) error {
+	in, err := openFile(inputOptions{}, path)
 	if err != nil {
 		return err
 	}
@@ -594,7 +649,8 @@ func (s *summary) addFile(path string, ifaces *format.InterfaceMap, streams map[
 	}
 	for _, st := range one.streams {
 		st.Interface, _ = ifaces.Index(st.Interface)
-		id := format.Stream{Src: st.Src, Dst: st.Dst, Interface: st.Interface}
+		st.Input = input
+		id := format.Stream{Src: st.Src, Dst: st.Dst, Interface: st.Interface, Input: input}
 		at, known := streams[id]
 		switch {
 		case known:

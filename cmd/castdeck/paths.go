@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -26,6 +27,7 @@ const pathsHelp = `PATH is a file, a folder, a pattern in quotes, the beginning 
 // segments, or one capture of another tool.
 type capture struct {
 	path     string             // of the first file
+	input    uint16             // which argument named it first, from 0
 	segments []*segment.Segment // nil for other tools' captures
 	stream   bool               // can be read only once: stdin, a FIFO
 }
@@ -100,7 +102,7 @@ func findCaptures(args ...string) ([]*capture, error) {
 	var captures []*capture
 	recordings := make(map[format.UUID]*capture)
 	seen := make(map[string]bool)
-	for _, arg := range args {
+	for number, arg := range args {
 		files, all, err := findFiles(arg)
 		if err != nil {
 			return nil, err
@@ -131,6 +133,7 @@ func findCaptures(args ...string) ([]*capture, error) {
 				}
 				recordings[id] = c
 			}
+			c.input = uint16(min(number, math.MaxUint16))
 			captures = append(captures, c)
 		}
 		if !found {

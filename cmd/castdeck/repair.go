@@ -58,7 +58,7 @@ func (r *repairer) run(ctx context.Context) error {
 	if sameFile(r.in, r.out) {
 		return usagef("%s: input and output are the same file", r.out)
 	}
-	in, err := openFile(r.in)
+	in, err := openFile(inputOptions{}, r.in)
 	if err != nil {
 		return err
 	}

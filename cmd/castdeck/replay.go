@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -10,7 +9,6 @@ import (
 	"os"
 	"strconv"
 	"strings"
-	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -39,8 +37,8 @@ type replayFlags struct {
 	at       string
 	hlog     string
 	control  string
-	mappings []string
 	impair   impairFlags
+	where    whereFlags
 	span     timeSpan
 	loop     int
 	dryRun   bool
@@ -77,11 +75,14 @@ payload, group, port and source port; --map changes where they go.
 Nothing leaves but through IFACE. TTL is 1 and members on this host hear nothing
 unless --ttl and --loopback say otherwise. Routing, time and discovery groups
 (224.0.0.0/24, 224.0.1.0/24 and the like), broadcast and unicast destinations are
-refused before the first datagram (exit code 4) unless --allow names them.
+refused before the first datagram (exit code 4) unless --allow names them; so is
+a group that is being recorded into PATH at the moment. --to allows its destination.
 
 ` + pathsHelp + ` Segments of one
 recording are read as one, and several captures are merged by time. A replay reads
 its input twice, so it cannot come from stdin or a FIFO.
+
+` + whereHelp + `
 
 In a terminal, keys control it:
 ` + keysHelp + `.
@@ -98,7 +99,8 @@ unless --late says otherwise. Exit code 3 where some could not be sent, were not
 recorded whole, could not be read, or left later than --max-lateness.`,
 		Example: `  castdeck replay feed.pcapng.zst -i eth1 --dry-run
   castdeck replay feed.pcapng.zst -i eth1 --speed 2 --map 239.1.0.0/16=239.9.0.0/16
-  castdeck replay line-a.pcap line-b.pcap -i eth1
+  castdeck replay a.pcap b.pcap -i eth1 --map 'in2:*=*%eth2' --offset in2:+5ms   (lines A and B)
+  castdeck replay feed.pcapng.zst -i eth1 --to test.example:5000
   castdeck replay feed.pcapng.zst -i eth1 --at 2026-11-22T15:30:00Z --realtime --max-lateness 1ms
   castdeck replay feed.pcapng.zst -i eth1 --speed max --limit 2Gbit --loop 0 --duration 1h
   castdeck replay feed.pcapng.zst -i eth1 --drop-burst 0.1%,5 --jitter 239.1.1.1=2ms --seed 42 --impair-log done.ndjson
@@ -119,7 +121,7 @@ recorded whole, could not be read, or left later than --max-lateness.`,
 	fl.Var(&f.pps, "pps", "send at a constant rate, such as 50kpps")
 	fl.Var(&f.bitrate, "bitrate", "send at a constant rate of payload, such as 1Gbit")
 	fl.Var(&f.maxGap, "max-gap", "shorten pauses of the recording to this")
-	fl.StringArrayVar(&f.mappings, "map", nil, "send to other destinations: `OLD=NEW` (repeatable; first match)")
+	f.where.add(fl)
 	fl.StringArrayVar(&f.o.Only, "only", nil, "send only datagrams recorded for this `GROUP` (repeatable)")
 	fl.StringArrayVar(&f.o.Allow, "allow", nil, "let datagrams go to this `DESTINATION` although a guard is against it (repeatable)")
 	f.span.addFlags(cmd)
@@ -133,7 +135,6 @@ recorded whole, could not be read, or left later than --max-lateness.`,
 	fl.Var(&f.limit, "limit", "never send more than this, headers included, such as 5Gbit")
 	fl.BoolVar(&f.o.Realtime, "realtime", false, "real-time priority and locked memory for the sending thread, where allowed")
 	fl.StringVar(&f.gso, "gso", "auto", "send equal datagrams that are due together as one run: `auto|off`")
-	fl.IntVar(&f.o.TTL, "ttl", 1, "time to live, 1 to 255; 1 does not pass a router")
 	fl.BoolVar(&f.o.Loopback, "loopback", false, "members on this host hear it too")
 	fl.BoolVar(&f.dryRun, "dry-run", false, "list every destination with counts, send nothing")
 	fl.Var(&f.interval, "interval", "how often to report progress")
@@ -208,7 +209,7 @@ func (v *rateValue) Set(s string) error {
 func (v *rateValue) String() string { return v.text }
 func (v *rateValue) Type() string   { return "RATE" }
 
-func (f *replayFlags) options() (replayer.Options, error) {
+func (f *replayFlags) options(ctx context.Context, paths int) (replayer.Options, error) {
 	o := f.o
 	if o.Interface == "" {
 		return o, usagef("replay: out of which interface? add -i IFACE (have %s)", interfaceNames())
@@ -228,8 +229,8 @@ func (f *replayFlags) options() (replayer.Options, error) {
 	if f.loop < 0 {
 		return o, usagef("--loop %d: how often to play it; 0 until interrupted", f.loop)
 	}
-	if o.TTL < 1 || o.TTL > 255 {
-		return o, usagef("--ttl %d: 1 to 255", o.TTL)
+	if err := f.where.apply(ctx, &o, paths); err != nil {
+		return o, err
 	}
 	o.Speed, o.Max, o.PPS, o.BitsPerSecond, o.MaxGap = f.speed.factor, f.speed.max, f.pps.value, f.bitrate.value, f.maxGap.Duration
 	o.Limit, o.Count, o.LateAfter = f.limit.value, uint64(f.count), f.after.Duration
@@ -270,27 +271,26 @@ func (f *replayFlags) options() (replayer.Options, error) {
 			return o, usagef("%s: %v", p.flag, err)
 		}
 	}
-	for _, m := range f.mappings {
-		p, err := replayer.ParseMapping(m)
-		if err != nil {
-			return o, usagef("--map: %v", err)
-		}
-		o.Map = append(o.Map, p)
+	if err := f.impair.apply(&o); err != nil {
+		return o, err
 	}
-	return o, f.impair.apply(&o)
+	if o.Raw && len(o.Impair)+len(o.Rewrite) > 0 {
+		return o, usagef("--raw sends frames as they were recorded: they are neither impaired nor rewritten")
+	}
+	return o, nil
 }
 
 func (f *replayFlags) run(ctx context.Context, paths []string) error {
-	o, err := f.options()
+	o, err := f.options(ctx, len(paths))
 	if err != nil {
 		return err
 	}
-	streams, whole, err := f.streams(paths)
+	streams, whole, err := f.streams(paths, &o)
 	if err != nil {
 		return err
 	}
 	if f.dryRun {
-		if err := f.plan(streams, o); err != nil || whole {
+		if err := f.plan(paths, o); err != nil || whole {
 			return err
 		}
 		return lossy
@@ -304,7 +304,7 @@ func (f *replayFlags) run(ctx context.Context, paths []string) error {
 	defer f.impair.close()
 	r, err := replayer.New(o)
 	if err != nil {
-		return err
+		return f.where.explain(err)
 	}
 	defer r.Close()
 	src := &replayer.Repeat{Open: func(from int64) (format.BatchReader, error) { return f.open(paths, from) }, Rounds: f.loop, Pause: f.loopGap.Duration}
@@ -408,7 +408,7 @@ func (r round) Close() error { return r.in.Close() }
 // open opens the input; what was recorded before from is left out as far as that saves
 // reading.
 func (f *replayFlags) open(paths []string, from int64) (format.BatchReader, error) {
-	in, err := openInput(paths...)
+	in, err := openInputWith(f.where.input, paths...)
 	if err != nil {
 		return nil, err
 	}
@@ -417,12 +417,15 @@ func (f *replayFlags) open(paths []string, from int64) (format.BatchReader, erro
 		in.Close()
 		return nil, err
 	}
+	if f.where.raw {
+		src = ethernet{src, in.interfaces}
+	}
 	return round{src, in}, nil
 }
 
 // streams is what the capture holds. whole is false, and what is wrong is said, where
-// it is damaged or was cut off.
-func (f *replayFlags) streams(paths []string) (streams []replayer.Stream, whole bool, err error) {
+// it is damaged or was cut off. What of it is being recorded goes into the options.
+func (f *replayFlags) streams(paths []string, o *replayer.Options) (streams []replayer.Stream, whole bool, err error) {
 	// The destinations are checked before the first datagram leaves, so the capture is
 	// read twice.
 	if path, once := readOnce(paths); once {
@@ -439,7 +442,10 @@ func (f *replayFlags) streams(paths []string) (streams []replayer.Stream, whole 
 	}
 	f.name, f.sealed = in.path, in.sealed()
 	for _, st := range s.streams {
-		streams = append(streams, replayer.Stream{Src: st.Src, Dst: st.Dst, Datagrams: st.Datagrams, Bytes: st.Bytes})
+		streams = append(streams, replayer.Stream{Src: st.Src, Dst: st.Dst, Input: st.Input, Datagrams: st.Datagrams, Bytes: st.Bytes})
+	}
+	if o.Recorded, err = in.beingRecorded(s.streams); err != nil {
+		return nil, false, err
 	}
 	if f.dryRun {
 		const most = 20
@@ -457,59 +463,4 @@ func explainGuard(err error) error {
 		return fmt.Errorf("%w; --allow %s sends it all the same, --map OLD=NEW elsewhere, --only leaves it out", err, g.Destination.Addr())
 	}
 	return err
-}
-
-func (f *replayFlags) plan(streams []replayer.Stream, o replayer.Options) error {
-	planned, err := replayer.Plan(streams, o)
-	if err != nil {
-		return err
-	}
-	type line struct {
-		Source      string `json:"source"`
-		Recorded    string `json:"recorded"`
-		Destination string `json:"destination"`
-		Datagrams   uint64 `json:"datagrams"`
-		Bytes       uint64 `json:"bytes"`
-		Action      string `json:"action"`
-		Reason      string `json:"reason,omitempty"`
-	}
-	tw := tabwriter.NewWriter(f.stdout, 0, 0, 2, ' ', 0)
-	enc := json.NewEncoder(f.stdout)
-	if !f.json {
-		fmt.Fprintln(tw, "SOURCE\tRECORDED FOR\tGOES TO\tDATAGRAMS\tPAYLOAD\tACTION")
-	}
-	refused := 0
-	for i, p := range planned {
-		if i%tableRows == tableRows-1 {
-			if err := tw.Flush(); err != nil {
-				return err
-			}
-		}
-		l := line{p.Src.String(), p.Dst.String(), p.To.String(), p.Datagrams, p.Bytes, "send", ""}
-		switch {
-		case !p.Selected:
-			l.Action, l.Destination = "skip", "-"
-		case p.Refused != nil:
-			refused++
-			l.Action, l.Reason = "refuse", p.Refused.Reason
-		}
-		if f.json {
-			if err := enc.Encode(l); err != nil {
-				return err
-			}
-			continue
-		}
-		action := l.Action
-		if l.Reason != "" {
-			action += ": " + l.Reason
-		}
-		fmt.Fprintf(tw, "%s\t%s\t%s\t%s\t%s\t%s\n", l.Source, l.Recorded, l.Destination, count(l.Datagrams), size(l.Bytes), action)
-	}
-	if err := tw.Flush(); err != nil {
-		return err
-	}
-	if refused > 0 {
-		return &exitError{exitGuard, fmt.Errorf("%s would be refused; see --allow, --map and --only", plural(refused, "stream"))}
-	}
-	return nil
 }

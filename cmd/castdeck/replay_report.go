@@ -93,6 +93,9 @@ type replayStreamJSON struct {
 	Bytes         uint64        `json:"bytes"`
 	SendErrors    uint64        `json:"send_errors"`
 	DroppedLate   uint64        `json:"dropped_late"`
+	Interface     string        `json:"interface"`
+	TTL           int           `json:"ttl"`
+	DSCP          int           `json:"dscp"`
 	Lateness      *latenessJSON `json:"lateness_ns,omitempty"`
 	IntervalError *latenessJSON `json:"interval_error_ns,omitempty"`
 }
@@ -123,8 +126,15 @@ func (f *replayFlags) summary(path string, r replayer.Report, sealed, interrupte
 	say := func(format string, args ...any) {
 		fmt.Fprintf(f.stderr, "castdeck: %s: %s\n", oneLine(path), oneLine(fmt.Sprintf(format, args...)))
 	}
-	say("%s sent, %s payload, in %.3f s (recorded in %.3f s), %s", plural(r.Datagrams, "datagram"), size(r.Bytes),
+	content := "payload"
+	if f.where.raw {
+		content = "frames"
+	}
+	say("%s sent, %s %s, in %.3f s (recorded in %.3f s), %s", plural(r.Datagrams, "datagram"), size(r.Bytes), content,
 		r.Duration.Seconds(), r.Recorded.Seconds(), rate(r.Datagrams, r.Duration))
+	for _, via := range byWay(r) {
+		say("%s", via)
+	}
 	if l.Count > 0 {
 		say("lateness p50 %s, p90 %s, p99 %s, p99.9 %s, max %s", nanos(l.P50), nanos(l.P90), nanos(l.P99), nanos(l.P999), nanos(l.Max))
 	}
@@ -177,7 +187,7 @@ func streamsJSON(r replayer.Report) []replayStreamJSON {
 	out := []replayStreamJSON{}
 	for _, d := range r.Destinations[:min(len(r.Destinations), most)] {
 		j := replayStreamJSON{
-			Group: d.Destination.Addr().String(), Port: d.Destination.Port(), Datagrams: d.Datagrams, Bytes: d.Bytes,
+			Group: d.Destination.Addr().String(), Port: d.Destination.Port(), Interface: d.Way.Interface, TTL: d.Way.TTL, DSCP: d.Way.DSCP, Datagrams: d.Datagrams, Bytes: d.Bytes,
 			SendErrors: d.SendErrors, DroppedLate: d.DroppedLate, Lateness: latenessOf(d.Lateness), IntervalError: latenessOf(d.IntervalError),
 		}
 		if !d.Destination.IsValid() {

@@ -88,6 +88,7 @@ type Reader struct {
 
 	rec     record    // the record read last
 	have    bool      // it is not delivered yet
+	apart   bool      // fragments are not joined
 	whole   *assembly // a datagram that is complete and not delivered yet
 	pending error     // to return once what was read before it is delivered
 
@@ -189,6 +190,10 @@ func (r *Reader) recognise() error {
 	}
 	return fmt.Errorf("%s: %w: %s%s", r.src.name, format.ErrFormat, inside, describe(head[:min(len(head), headSize)]))
 }
+
+// KeepFragments makes the reader deliver fragments as they are, with FlagNotUDP, at their
+// place; nothing is joined. It is called before the first ReadBatch.
+func (r *Reader) KeepFragments() { r.apart = true }
 
 // Format names the container and the compression as their usual file name ends:
 // "pcap", "pcapng", "pcap.gz", "pcapng.zst", "pcap.lz4".
@@ -330,6 +335,9 @@ func (r *Reader) deliver(b *format.Batch) bool {
 		return true
 	case isFragment:
 		r.counts.Fragments++
+		if r.apart {
+			break
+		}
 		held, whole := r.frags.add(&r.decoder.fragment, d, &r.counts)
 		if held {
 			b.Datagrams, b.Buf = b.Datagrams[:n], b.Buf[:start]

@@ -22,6 +22,18 @@ func lock(f *os.File) error {
 	return err
 }
 
+// BeingWritten reports whether a recorder holds the file's lock: what is in it is not all
+// that will be. Where files have no locks it says no.
+func BeingWritten(path string) (bool, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return false, err
+	}
+	defer f.Close()
+	err = unix.Flock(int(f.Fd()), unix.LOCK_SH|unix.LOCK_NB)
+	return errors.Is(err, unix.EWOULDBLOCK), nil
+}
+
 // allocate reserves blocks and keeps the length, so that the file never ends in
 // zeros that were not written (fallocate(2), FALLOC_FL_KEEP_SIZE).
 func allocate(f *os.File, off, n int64) error {

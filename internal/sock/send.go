@@ -11,6 +11,7 @@ const (
 	// limitSendSockets bounds SenderOptions.MaxSockets, because sockets are held in
 	// 16 bits.
 	limitSendSockets = 16384
+	maxDSCP          = 63
 )
 
 // SenderOptions say how datagrams leave.
@@ -21,6 +22,11 @@ type SenderOptions struct {
 	// TTL is the IPv4 time to live and the IPv6 hop limit of everything sent, 1 to
 	// 255; 0 means 1: the local network only.
 	TTL int
+	// DSCP is the class of service, 0 to 63, in the six upper bits of the TOS field or
+	// of the traffic class (RFC 2474).
+	DSCP int
+	// Transparent prepares for SocketFrom; see there.
+	Transparent bool
 	// Loopback delivers multicast to members on this host too. Default off: a
 	// replayer into a group that is recorded on the same host feeds itself.
 	Loopback bool

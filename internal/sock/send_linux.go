@@ -117,6 +117,10 @@ type Sender struct {
 	family [2]error // why fds[0] or fds[1] is -1
 	ports  [2][65536]socketOfPort
 
+	frames bool // by NewFrameSender
+	// from are the sockets of SocketFrom.
+	from map[netip.AddrPort]int
+
 	reverted uint64
 	late     uint64
 
@@ -148,6 +152,9 @@ func NewSender(o SenderOptions) (*Sender, error) {
 	if o.TTL == 0 {
 		o.TTL = 1
 	}
+	if o.DSCP < 0 || o.DSCP > maxDSCP {
+		return nil, fmt.Errorf("DSCP %d is not between 0 and %d", o.DSCP, maxDSCP)
+	}
 	if o.MaxSockets == 0 {
 		o.MaxSockets = MaxSendSockets
 	}
@@ -174,8 +181,49 @@ func NewSender(o SenderOptions) (*Sender, error) {
 	for i := range s.family {
 		s.fds[i], s.family[i] = s.open(0, i == 1)
 	}
+	if o.Transparent {
+		s.from = make(map[netip.AddrPort]int)
+		if err := s.tryTransparent(); err != nil {
+			s.Close()
+			return nil, err
+		}
+	}
 	if s.family[0] != nil && s.family[1] != nil {
 		return nil, errors.Join(s.family[0], s.family[1])
+	}
+	return s, nil
+}
+
+// NewFrameSender makes a Sender of one socket, number 0, whose messages are whole frames
+// from their link-layer header on (AF_PACKET, packet(7): it takes CAP_NET_RAW). They leave
+// as they are, by the interface; their Sockaddr is the zero one. Nothing is looped back
+// and, but on lo, nothing on this host hears them.
+func NewFrameSender(iface *net.Interface, sendBuffer int) (*Sender, error) {
+	if iface == nil {
+		return nil, errors.New("sending needs an interface")
+	}
+	s := &Sender{options: SenderOptions{Interface: iface}, fds: []int{-1}, used: 1, frames: true}
+	fail := func(what string, err error) (*Sender, error) {
+		s.Close()
+		return nil, fmt.Errorf("packet socket on %s: %s: %w", iface.Name, what, err)
+	}
+	// Protocol 0: it receives nothing.
+	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return fail("opening", err)
+	}
+	s.fds[0] = fd
+	if sendBuffer > 0 {
+		if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUF, sendBuffer); err != nil {
+			return fail("SO_SNDBUF", err)
+		}
+	}
+	wait := unix.NsecToTimeval(sendWait * 1e6)
+	if err := unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_SNDTIMEO, &wait); err != nil {
+		return fail("SO_SNDTIMEO", err)
+	}
+	if err := unix.Bind(fd, &unix.SockaddrLinklayer{Ifindex: iface.Index}); err != nil {
+		return fail("binding", err)
 	}
 	return s, nil
 }
@@ -217,6 +265,51 @@ func (s *Sender) Socket(port uint16, ipv6 bool) (socket int, kept bool, err erro
 	}
 	socket = int(*known) - 1
 	return socket, socket > 1, nil
+}
+
+// tryTransparent finds out whether this program may send from any address.
+func (s *Sender) tryTransparent() error {
+	for i, option := range [2]struct{ level, name int }{{unix.IPPROTO_IP, unix.IP_TRANSPARENT}, {unix.IPPROTO_IPV6, unix.IPV6_TRANSPARENT}} {
+		if s.family[i] != nil {
+			continue
+		}
+		if err := unix.SetsockoptInt(s.fds[i], option.level, option.name, 1); err != nil {
+			return fmt.Errorf("IP_TRANSPARENT: %w", err)
+		}
+	}
+	return nil
+}
+
+// SocketFrom returns the number of the socket that sends from an address and a port,
+// which need not be this host's (IP_TRANSPARENT, ip(7): it takes CAP_NET_ADMIN or
+// CAP_NET_RAW, and without them NewSender fails with EPERM). It opens the socket where
+// it is the first from there. The sender was made with Transparent. The error says that
+// nothing can be sent from there, or that the bound of sockets is reached.
+func (s *Sender) SocketFrom(src netip.AddrPort) (socket int, err error) {
+	if socket, ok := s.from[src]; ok {
+		return socket, nil
+	}
+	a, v := src.Addr(), 0
+	if a.Is6() {
+		v = 1
+	}
+	switch {
+	case s.family[v] != nil:
+		return 0, s.family[v]
+	case !a.IsValid() || a.IsUnspecified() || a.IsMulticast() || a == netip.AddrFrom4([4]byte{255, 255, 255, 255}):
+		return 0, fmt.Errorf("%s is no sender's address: %w", src, unix.EADDRNOTAVAIL)
+	case s.used == len(s.fds):
+		return 0, fmt.Errorf("more than %d sources, which need a socket each: %w", s.options.MaxSockets, unix.EMFILE)
+	}
+	fd, err := s.openFrom(src, v == 1)
+	if err != nil {
+		return 0, err
+	}
+	socket = s.used
+	s.fds[socket] = fd
+	s.used++
+	s.from[src] = socket
+	return socket, nil
 }
 
 // Reverted counts the source ports, per IP version, that could not be kept; see
@@ -369,6 +462,9 @@ func maybeLate(e syscall.Errno) bool {
 // to the same destination. The first datagram of a cold path leaves 30 to 45 us
 // late. Warm changes nothing in m.
 func (s *Sender) Warm(socket int, m *Messages, i int) {
+	if s.frames {
+		return // packet sockets know no MSG_PROBE
+	}
 	probe := NewMessages(1)
 	probe.headers[0].msghdr.Name = m.headers[i].msghdr.Name
 	probe.headers[0].msghdr.Namelen = m.headers[i].msghdr.Namelen
@@ -395,6 +491,16 @@ func (s *Sender) Close() error {
 
 // open makes one socket; port 0 lets the kernel choose.
 func (s *Sender) open(port uint16, ipv6 bool) (fd int, err error) {
+	if ipv6 {
+		// The kernel picks the source among the interface's addresses by the scope of
+		// the destination, RFC 6724 section 5; one fixed address cannot fit them all.
+		return s.openFrom(netip.AddrPortFrom(netip.IPv6Unspecified(), port), ipv6)
+	}
+	return s.openFrom(netip.AddrPortFrom(s.source, port), ipv6)
+}
+
+// openFrom makes one socket with the source src.
+func (s *Sender) openFrom(src netip.AddrPort, ipv6 bool) (fd int, err error) {
 	family, version := unix.AF_INET, "IPv4"
 	if ipv6 {
 		family, version = unix.AF_INET6, "IPv6"
@@ -445,6 +551,10 @@ func (s *Sender) open(port uint16, ipv6 bool) (fd int, err error) {
 		set("IPV6_UNICAST_IF", unix.IPPROTO_IPV6, unix.IPV6_UNICAST_IF, unicastIndex)
 		set("IPV6_MULTICAST_HOPS", unix.IPPROTO_IPV6, unix.IPV6_MULTICAST_HOPS, s.options.TTL)
 		set("IPV6_UNICAST_HOPS", unix.IPPROTO_IPV6, unix.IPV6_UNICAST_HOPS, s.options.TTL)
+		set("IPV6_TCLASS", unix.IPPROTO_IPV6, unix.IPV6_TCLASS, s.options.DSCP<<2)
+		if s.from != nil {
+			set("IPV6_TRANSPARENT", unix.IPPROTO_IPV6, unix.IPV6_TRANSPARENT, 1)
+		}
 		set("IPV6_MULTICAST_LOOP", unix.IPPROTO_IPV6, unix.IPV6_MULTICAST_LOOP, loop)
 		set("IPV6_MULTICAST_ALL", unix.IPPROTO_IPV6, unix.IPV6_MULTICAST_ALL, 0)
 		set("IPV6_RECVERR", unix.IPPROTO_IPV6, unix.IPV6_RECVERR, 1)
@@ -458,6 +568,10 @@ func (s *Sender) open(port uint16, ipv6 bool) (fd int, err error) {
 		set("IP_UNICAST_IF", unix.IPPROTO_IP, unix.IP_UNICAST_IF, unicastIndex)
 		set("IP_MULTICAST_TTL", unix.IPPROTO_IP, unix.IP_MULTICAST_TTL, s.options.TTL)
 		set("IP_TTL", unix.IPPROTO_IP, unix.IP_TTL, s.options.TTL)
+		set("IP_TOS", unix.IPPROTO_IP, unix.IP_TOS, s.options.DSCP<<2)
+		if s.from != nil {
+			set("IP_TRANSPARENT", unix.IPPROTO_IP, unix.IP_TRANSPARENT, 1)
+		}
 		set("IP_MULTICAST_LOOP", unix.IPPROTO_IP, unix.IP_MULTICAST_LOOP, loop)
 		set("IP_MULTICAST_ALL", unix.IPPROTO_IP, unix.IP_MULTICAST_ALL, 0)
 		// A full queue then says ENOBUFS instead of success, ip(7).
@@ -468,13 +582,15 @@ func (s *Sender) open(port uint16, ipv6 bool) (fd int, err error) {
 	if err != nil {
 		return fd, err
 	}
-	name = fmt.Sprintf("binding port %d", port)
+	name = fmt.Sprintf("binding %s", src)
 	if ipv6 {
-		// The kernel picks the source among the interface's addresses by the scope of
-		// the destination, RFC 6724 section 5; one fixed address cannot fit them all.
-		err = unix.Bind(fd, &unix.SockaddrInet6{Port: int(port)})
+		sa := &unix.SockaddrInet6{Port: int(src.Port()), Addr: src.Addr().As16()}
+		if src.Addr().IsLinkLocalUnicast() {
+			sa.ZoneId = uint32(index)
+		}
+		err = unix.Bind(fd, sa)
 	} else {
-		err = unix.Bind(fd, &unix.SockaddrInet4{Port: int(port), Addr: s.source.As4()})
+		err = unix.Bind(fd, &unix.SockaddrInet4{Port: int(src.Port()), Addr: src.Addr().As4()})
 	}
 	return fd, err
 }

@@ -4,6 +4,7 @@ package sock
 
 import (
 	"fmt"
+	"net"
 	"net/netip"
 	"syscall"
 )
@@ -29,12 +30,22 @@ type Sender struct{}
 // NewSender returns an error that wraps errors.ErrUnsupported.
 func NewSender(o SenderOptions) (*Sender, error) { return nil, unsupported("sending") }
 
+// NewFrameSender returns an error that wraps errors.ErrUnsupported.
+func NewFrameSender(iface *net.Interface, sendBuffer int) (*Sender, error) {
+	return nil, unsupported("sending")
+}
+
 // Source returns the zero address.
 func (s *Sender) Source() netip.Addr { return netip.Addr{} }
 
 // Socket returns an error that wraps errors.ErrUnsupported.
 func (s *Sender) Socket(port uint16, ipv6 bool) (socket int, kept bool, err error) {
 	return 0, false, unsupported("sending")
+}
+
+// SocketFrom returns an error that wraps errors.ErrUnsupported.
+func (s *Sender) SocketFrom(src netip.AddrPort) (socket int, err error) {
+	return 0, unsupported("sending")
 }
 
 // Reverted returns 0.
