@@ -40,7 +40,7 @@ type metrics struct {
 
 	built, healthy, started                                   *prometheus.Desc
 	received, receivedBytes, written, writtenBytes            *prometheus.Desc
-	lost, truncated, foreign, notUDP, joined                  *prometheus.Desc
+	lost, passed, truncated, foreign, notUDP, joined          *prometheus.Desc
 	calls, wakeups, failures                                  *prometheus.Desc
 	queueBytes, queueLimit, pressure, buffer, sockets         *prometheus.Desc
 	files, sealed, deleted, paused                            *prometheus.Desc
@@ -63,6 +63,7 @@ func newMetrics(m *monitor, queue int64) *metrics {
 		written:       d("written_datagrams_total", "Datagrams in the files of the output that has the least."),
 		writtenBytes:  d("written_bytes_total", "Payload in the files of the output that has the least."),
 		lost:          d("lost_datagrams_total", "Datagrams for the groups that are not in the files: dropped by the kernel on our sockets, or received and not written.", "cause"),
+		passed:        d("passed_datagrams_total", "Datagrams received and not written, because they came before --start-at or the trigger of --ring, or after --max-size; no loss."),
 		truncated:     d("truncated_datagrams_total", "Datagrams that are in the files, but not all of their payload."),
 		foreign:       d("foreign_datagrams_total", "Datagrams on sockets of several groups that were for none of them; not recorded."),
 		notUDP:        d("other_packets_total", "Packets recorded with --source packet that are no whole UDP datagram."),
@@ -125,7 +126,7 @@ func (c *metrics) begin(host *hostMeter, subs []recorder.Subscription, interface
 // Describe implements prometheus.Collector.
 func (c *metrics) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
-		c.built, c.healthy, c.started, c.received, c.receivedBytes, c.written, c.writtenBytes, c.lost, c.truncated, c.foreign, c.notUDP,
+		c.built, c.healthy, c.started, c.received, c.receivedBytes, c.written, c.writtenBytes, c.lost, c.passed, c.truncated, c.foreign, c.notUDP,
 		c.joined, c.calls, c.wakeups, c.failures, c.queueBytes, c.queueLimit, c.pressure, c.buffer, c.sockets, c.files, c.sealed, c.deleted,
 		c.paused, c.hostLost, c.nic, c.groupReceived, c.groupBytes, c.groupLost, c.groupLast, c.groupAll,
 	} {
@@ -164,6 +165,7 @@ func (c *metrics) Collect(ch chan<- prometheus.Metric) {
 	counter(c.writtenBytes, t.Bytes)
 	counter(c.lost, s.Dropped.Kernel, "kernel")
 	counter(c.lost, s.Dropped.Writer+files.lost(), "writer")
+	counter(c.passed, t.Passed)
 	counter(c.truncated, s.Dropped.Truncated)
 	counter(c.foreign, s.Foreign)
 	counter(c.notUDP, s.NotUDP)

@@ -164,6 +164,23 @@ func TestMetrics(t *testing.T) {
 	}
 }
 
+// TestMetricsByFilter: without groups there is a series for each interface.
+func TestMetricsByFilter(t *testing.T) {
+	netnstest.Require(t)
+	p := startProcess(t, "", exec.Command("castdeck", "record", "-i", "lo", "--source", "packet", "--filter", "udp dst port 5001",
+		"-o", filepath.Join(t.TempDir(), "feed.pcapng"), "--metrics", "127.0.0.1:0", "--json"))
+	p.healthy(200, "ok")
+	s := newSender(t, "239.90.5.1:5001")
+	s.send(50, 100)
+	eventually(t, "all counted", func() bool {
+		return p.metrics()[`castdeck_group_datagrams_total{group="",interface="lo",name="",source=""}`] == 50
+	})
+	p.signal(syscall.SIGINT)
+	if code, sum := p.wait(); code != exitOK || sum.Datagrams != 50 {
+		t.Errorf("exit code %d, %+v: %s", code, sum, p.err.String())
+	}
+}
+
 // TestSlowScrapers: clients that send nothing, or a header that never ends, are dropped,
 // and do not keep others from the metrics for longer.
 func TestSlowScrapers(t *testing.T) {

@@ -255,6 +255,7 @@ type recordFiles struct {
 
 	mu       sync.Mutex // one call at a time into the series and the gate
 	moved    atomic.Uint64
+	passed   atomic.Uint64 // by the gate
 	closed   bool
 	closeErr error
 
@@ -271,6 +272,12 @@ type sink struct {
 	series  *segment.Series
 	err     error                 // it takes no more
 	failed  atomic.Pointer[error] // err, for any goroutine
+}
+
+// fail is the end of an output.
+func (s *sink) fail(err error) {
+	s.err = err
+	s.failed.Store(&err)
 }
 
 // newFiles checks everything that can be checked before the groups are joined.
@@ -428,6 +435,7 @@ func (r *recordFiles) WriteBatch(b *format.Batch) error {
 	}
 	before := r.gate.Opened()
 	err := r.gate.WriteBatch(b)
+	r.passed.Store(r.gate.PassedBy())
 	if !before && r.gate.Opened() {
 		r.opened()
 	}
@@ -456,8 +464,8 @@ func (r *recordFiles) each(f func(*sink) error) error {
 	live := 0
 	for _, s := range r.sinks {
 		if s.err == nil {
-			if s.err = f(s); s.err != nil {
-				s.failed.Store(&s.err)
+			if err := f(s); err != nil {
+				s.fail(err)
 				if len(r.sinks) > 1 {
 					r.tell(noticeJSON{Event: "output-failed", Path: s.path, Error: s.err.Error()},
 						"%v; the recording goes on without %s", s.err, s.path)
@@ -534,6 +542,7 @@ func (r *recordFiles) pull(now time.Time) {
 	}
 	r.tell(noticeJSON{Event: "triggered", Seconds: reach.Seconds()}, "triggered: writing the last %.1f s%s, and what follows", reach.Seconds(), short)
 	err := r.gate.Open(now.UnixNano())
+	r.passed.Store(r.gate.PassedBy())
 	r.opened()
 	if err != nil {
 		r.end()
@@ -587,13 +596,14 @@ func (r *recordFiles) Close() error {
 	r.closed = true
 	if r.gate != nil {
 		r.gate.Finish()
+		r.passed.Store(r.gate.PassedBy())
 	}
 	for _, s := range r.sinks {
 		if s.series == nil {
 			continue
 		}
 		if err := s.series.Close(); err != nil && s.err == nil {
-			s.err = err
+			s.fail(err)
 		}
 		r.moved.Add(1)
 		if r.closeErr == nil {
@@ -607,22 +617,17 @@ func (r *recordFiles) Close() error {
 }
 
 // totals of the output that has the least, of those that work if there are any. Passed
-// counts what came before the gate opened or after --max-size too.
+// counts what came before the gate opened or after --max-size too. It never waits for a
+// disk.
 func (r *recordFiles) totals() (t segment.SeriesTotals) {
-	idle := r.mu.TryLock() // not where the disk hangs
-	if idle {
-		defer r.mu.Unlock()
-	}
 	found, working := false, false
 	for _, s := range r.sinks {
-		works := idle && s.err == nil
+		works := s.failed.Load() == nil
 		if n := s.series.Totals(); !found || works && !working || works == working && n.Datagrams < t.Datagrams {
 			t, found, working = n, true, works
 		}
 	}
-	if r.gate != nil && idle {
-		t.Passed += r.gate.PassedBy()
-	}
+	t.Passed += r.passed.Load()
 	return t
 }
 

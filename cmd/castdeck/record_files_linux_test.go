@@ -563,7 +563,7 @@ func TestOneOutputFails(t *testing.T) {
 	if err := os.Mkdir(dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	p := startRecord(t, group, "-o", filepath.Join(dir, "feed.pcapng.zst"), "-o", filepath.Join(other, "feed.pcap"), "--rotate", "500datagrams")
+	p := startRecord(t, group, "-o", filepath.Join(dir, "feed.pcapng.zst"), "-o", filepath.Join(other, "feed.pcap"), "--rotate", "500datagrams", "--metrics", "127.0.0.1:0")
 	s := newSender(t, group)
 	s.send(500, 200)
 	if err := os.Rename(dir, dir+"-away"); err != nil {
@@ -571,6 +571,7 @@ func TestOneOutputFails(t *testing.T) {
 	}
 	s.send(1500, 200)
 	eventually(t, "told", func() bool { return len(p.events("output-failed")) == 1 })
+	p.healthy(503, "feed.pcapng.zst takes no more: ")
 	s.send(500, 200)
 	p.signal(syscall.SIGINT)
 	code, sum := p.wait()

@@ -57,11 +57,14 @@ func (f *recordFlags) report(ctx context.Context, rec *recorder.Recorder, files 
 		defer stopPictures()
 		status, stopStatus := ticker(f.service.there, statusInterval)
 		defer stopStatus()
-		var groups []string
-		for _, i := range rec.Interfaces() {
-			groups = append(groups, i.Description)
+		var v *liveView
+		if f.console.terminal() {
+			var groups []string
+			for _, i := range rec.Interfaces() {
+				groups = append(groups, i.Description)
+			}
+			v = newLiveView(strings.Join(f.outputs, ", "), groups, f.queue.bytes)
 		}
-		v := newLiveView(strings.Join(f.outputs, ", "), groups, f.queue.bytes)
 		last := start
 		ended := ctx.Done()
 		for {
@@ -82,6 +85,7 @@ func (f *recordFlags) report(ctx context.Context, rec *recorder.Recorder, files 
 				f.service.status(f.line(snapshot(), files, time.Since(start)))
 			case s := <-f.asked:
 				switch {
+				case s == resizeSignal && v == nil:
 				case s == resizeSignal:
 					f.console.draw(v)
 				case f.json:
