@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"io"
 	"net"
 	"net/http"
@@ -21,6 +22,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
+	"castdeck/format"
 	"castdeck/internal/netnstest"
 	"castdeck/recorder"
 )
@@ -446,4 +448,44 @@ func TestRecordJSONKeys(t *testing.T) {
 			}
 		}
 	}
+}
+
+// TestTotalsKeepTheirOutput: counts that are read while the writer is at work are of the
+// output that still works; a counter that shrinks is a reset to Prometheus.
+func TestTotalsKeepTheirOutput(t *testing.T) {
+	netnstest.Require(t)
+	dir := t.TempDir()
+	f := &recordFlags{stdout: new(lockedBuffer), stderr: new(lockedBuffer), sync: "none", sourceFlags: sourceFlags{source: "socket", timestamps: "kernel"}}
+	f.outputs, f.trigger = []string{filepath.Join(dir, "a.pcap"), filepath.Join(dir, "b.pcap")}, "SIGUSR2"
+	subs := []recorder.Subscription{{Group: netip.MustParseAddrPort("239.90.6.1:5000"), Interface: "lo"}}
+	files, err := f.newFiles(subs, func() {})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer files.Close()
+	rec, err := recorder.Listen(subs, recorder.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer rec.Close()
+	if err := files.begin(rec, 0, func() {}); err != nil {
+		t.Fatal(err)
+	}
+	b := &format.Batch{Datagrams: []format.Datagram{{Time: 1e18, Src: netip.MustParseAddrPort("127.0.0.1:1"), Dst: subs[0].Group, Payload: []byte("x"), Length: 1}}}
+	write := func() {
+		if err := files.WriteBatch(b); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write()
+	files.sinks[0].fail(errors.New("a test"))
+	write()
+	if n := files.totals().Datagrams; n != 2 {
+		t.Errorf("%d datagrams", n)
+	}
+	files.mu.Lock() // as during a write
+	if n := files.totals().Datagrams; n != 2 {
+		t.Errorf("%d datagrams while it is written", n)
+	}
+	files.mu.Unlock()
 }
