@@ -80,7 +80,9 @@ const memoryLimit = 40 << 20
 
 func limitMemory() {
 	debug.SetMemoryLimit(memoryLimit)
-	debug.SetGCPercent(50) // there is hardly any garbage, so this costs nothing that can be measured
+	// There is hardly any garbage: both limits cost up to 4 % of the processor time of
+	// convert, info and verify (300 MB, the least of 15 runs with and without each).
+	debug.SetGCPercent(50)
 }
 
 // boundMemory applies to the commands that read files and have no deadlines to meet.
