@@ -3,6 +3,7 @@ package replayer
 import (
 	"encoding/binary"
 	"fmt"
+	"io"
 	"slices"
 	"testing"
 	"time"
@@ -10,6 +11,30 @@ import (
 	"castdeck/format"
 	"castdeck/internal/netnstest"
 )
+
+// forgetful is a source whose batches lose their bytes with the next one, as real ones
+// do: n datagrams to two groups, and behind every 50 of them something else.
+type forgetful struct {
+	n, next int
+	groups  [2]string
+}
+
+func (f *forgetful) ReadBatch(b *format.Batch) error {
+	if f.next == f.n {
+		return io.EOF
+	}
+	b.Reset()
+	if cap(b.Buf) == 0 {
+		*b = *format.NewBatch(51, 51*20)
+	}
+	for range 50 {
+		d := dgram(int64(f.next)*10_000, "10.1.1.1:40001", f.groups[f.next%2], fmt.Sprintf("%d of %d", f.next, f.n))
+		b.Append(&d)
+		f.next++
+	}
+	b.Append(&format.Datagram{Flags: format.FlagNotUDP})
+	return nil
+}
 
 // What arrives is what the log says, byte for byte, and the report accounts for all.
 func TestReplayImpaired(t *testing.T) {
@@ -26,20 +51,11 @@ func TestReplayImpaired(t *testing.T) {
 			const n = 2000
 			groups := [2]string{"239.8.1.1:5000", "239.8.1.2:5000"}
 			taps := [2]*tap{newTap(t, groups[0], rx), newTap(t, groups[1], rx)}
-			var steps []any
-			for i := 0; i < n; {
-				var batch []format.Datagram
-				for range 50 {
-					// Payloads of their own: a replay owns those of its source.
-					batch = append(batch, dgram(int64(i)*10_000, "10.1.1.1:40001", groups[i%2], fmt.Sprintf("%d of %d", i, n)))
-					i++
-				}
-				batch = append(batch, format.Datagram{Flags: format.FlagNotUDP})
-				steps = append(steps, batch)
-			}
 			var log []ImpairRecord
-			report := run(t, Options{Interface: tx, Pacing: c.pace, Impair: impairs(t, c.flags...), Seed: 42,
-				ImpairLog: func(r ImpairRecord) { log = append(log, r) }}, steps...)
+			r := newTestReplayer(t, Options{Interface: tx, Pacing: c.pace, Impair: impairs(t, c.flags...), Seed: 42, Ahead: minAhead,
+				ImpairLog: func(r ImpairRecord) { log = append(log, r) }})
+			report, err := r.Run(t.Context(), &forgetful{n: n, groups: groups})
+			must(t, err)
 
 			const read = n + n/50
 			if got := report.Datagrams + report.SendErrors + report.DroppedLate + report.Skipped.Total() + report.Impaired.Dropped(); got != read+report.Impaired.By[ImpairDuplicate] {
@@ -134,6 +150,26 @@ func TestReplayImpairedEnds(t *testing.T) {
 	}
 }
 
+// What is held when somebody seeks is not sent behind that.
+func TestReplayImpairedSeek(t *testing.T) {
+	const n = 2000
+	src := &places{n: n}
+	p := play(t, src, func(r *Replayer) {
+		r.options.Impair = impairs(t, "reorder 100%,500ms")
+		r.Pause()
+		r.Step(3)
+	})
+	p.expect("steps", 0, 2)
+	must(t, p.r.SeekTime(src.at(n-300)))
+	p.r.Step(300)
+	p.expect("sought", n-300, n-1)
+	p.r.Resume()
+	p.tap.none("sent behind the end")
+	if rep := p.end(); rep.Datagrams != 303 {
+		t.Errorf("%s", rep)
+	}
+}
+
 // Times are those at which datagrams are due: between the beginning and the end of the
 // replay, and as far from each other as recorded.
 func TestReplayRewritesTimes(t *testing.T) {
@@ -148,7 +184,12 @@ func TestReplayRewritesTimes(t *testing.T) {
 	}
 	batch = append(batch, dgram(n*apart, "10.1.1.1:40001", "239.8.1.1:5000", "short"))
 	started := time.Now().UnixNano()
-	report := run(t, Options{Interface: tx, Rewrite: []Rewrite{w}, Impair: impairs(t, "duplicate 100%")}, batch)
+	flipped := map[int]int{} // datagram to bit
+	report := run(t, Options{Interface: tx, Rewrite: []Rewrite{w}, Impair: impairs(t, "duplicate 100%", "corrupt 50%"), ImpairLog: func(r ImpairRecord) {
+		if r.Bit >= 0 {
+			flipped[int(r.Index)] = r.Bit
+		}
+	}}, batch)
 	ended := time.Now().UnixNano()
 	if report.Rewritten != (Rewritten{Datagrams: n, LeftAlone: 1}) {
 		t.Errorf("%+v", report.Rewritten)
@@ -156,18 +197,24 @@ func TestReplayRewritesTimes(t *testing.T) {
 	var first int64
 	for i := range n {
 		for range 2 {
-			got := tap.next().payload
-			at := int64(binary.BigEndian.Uint64([]byte(got[1:])))
+			got := []byte(tap.next().payload)
+			if bit, ok := flipped[i]; ok {
+				got[bit/8] ^= 1 << (bit % 8)
+			}
+			at := int64(binary.BigEndian.Uint64(got[1:]))
 			if i == 0 {
 				first = at
 			}
-			if at < started || at > ended || at-first != int64(i)*apart || got[9:] != "   " || got[0] != byte('0'+i%10) {
+			if at < started || at > ended || at-first != int64(i)*apart || string(got[9:]) != "   " || got[0] != byte('0'+i%10) {
 				t.Fatalf("datagram %d: %q, %d ns behind the first, %d behind the start", i, got, at-first, at-started)
 			}
 		}
 	}
-	if got := tap.next().payload; got != "short" {
+	if got := tap.next().payload; len(got) != len("short") {
 		t.Errorf("%q", got)
+	}
+	if len(flipped) < n/4 {
+		t.Errorf("%d flipped", len(flipped))
 	}
 }
 

@@ -73,6 +73,11 @@ func treat(t require, o Options, doses []dose, together, maxBytes int) (out trea
 	if m.bytes != 0 || len(m.queue) != 0 || m.waiting != 0 {
 		t.Fatalf("%d bytes, %d datagrams and %d to be reordered are still held", m.bytes, len(m.queue), m.waiting)
 	}
+	for i := 1; i < len(out.sent); i++ {
+		if a, b := out.sent[i-1], out.sent[i]; b.due < a.due {
+			t.Fatalf("datagram %d is due at %d, behind one of %d", b.time, b.due, a.due)
+		}
+	}
 	out.did = m.did
 	return out
 }
@@ -293,7 +298,7 @@ func TestImpairProperties(t *testing.T) {
 
 		// The log says how often each was to be sent, and which may leave the order.
 		copies, moved := make([]int, len(doses)), make([]bool, len(doses))
-		early := map[uint64]bool{}
+		early, delays := map[uint64]bool{}, make([]int64, len(doses))
 		for i := range copies {
 			copies[i] = 1
 		}
@@ -307,21 +312,20 @@ func TestImpairProperties(t *testing.T) {
 			case v.has(ImpairDuplicate):
 				copies[r.Index] = 2
 			}
-			moved[r.Index] = v.has(ImpairReorder)
+			moved[r.Index], delays[r.Index] = v.has(ImpairReorder), r.Delay
 		}
 		if uint64(len(early)) != got.did.Early {
 			t.Fatalf("%d early, the log has %d", got.did.Early, len(early))
 		}
 		var latest [4]int64
-		last := int64(-1)
 		for _, e := range got.sent {
 			copies[e.time]--
-			if e.due < last {
-				t.Fatalf("datagram %d is due at %d, behind one of %d", e.time, e.due, last)
+			at := doses[e.time].due + delays[e.time]
+			if early[uint64(e.time)] {
+				at = doses[e.time].due
 			}
-			last = e.due
-			if e.due < doses[e.time].due {
-				t.Fatalf("datagram %d is due %d ns before its time", e.time, doses[e.time].due-e.due)
+			if e.due < at {
+				t.Fatalf("datagram %d is due %d ns before its time", e.time, at-e.due)
 			}
 			if moved[e.time] {
 				continue
@@ -345,6 +349,21 @@ func TestImpairProperties(t *testing.T) {
 			t.Fatalf("the same seed gave something else")
 		}
 	})
+}
+
+// One that is reordered leaves behind those that overtake it, and not before its delay.
+func TestImpairReorderAndDelay(t *testing.T) {
+	doses := steady(5000)
+	got := treat(t, Options{Impair: impairs(t, "reorder 10%,2", "jitter 1ms")}, doses, 10, 0)
+	at := map[int64]int64{}
+	for _, e := range got.sent {
+		at[e.time] = e.due
+	}
+	for _, r := range got.log {
+		if due := at[int64(r.Index)]; due < doses[r.Index].due+r.Delay && !r.Early {
+			t.Fatalf("datagram %d is due at %d, its delay lasts until %d", r.Index, due, doses[r.Index].due+r.Delay)
+		}
+	}
 }
 
 func TestImpairSeeds(t *testing.T) {
@@ -447,6 +466,20 @@ func TestImpairPatterns(t *testing.T) {
 		to := netip.MustParseAddrPort(dst)
 		if got := m.lane(src, to, to).rules[ImpairDrop].P; got != want {
 			t.Errorf("%s: %g, want %g", dst, got, want)
+		}
+	}
+}
+
+// What a pattern delays delays nothing else.
+func TestImpairDelaysOneStream(t *testing.T) {
+	doses := steady(1000)
+	for i := range doses {
+		doses[i].stream = i % 2
+	}
+	got := treat(t, Options{Impair: impairs(t, "delay 239.1.1.1=5ms")}, doses, 10, 0)
+	for _, e := range got.sent {
+		if want := doses[e.time].due + int64(e.socket)*5_000_000; e.due != want {
+			t.Fatalf("stream %d: due at %d, want %d", e.socket, e.due, want)
 		}
 	}
 }

@@ -103,6 +103,24 @@ func TestRewriteSequence(t *testing.T) {
 	}
 }
 
+// A round that begins elsewhere, because somebody sought, beyond a wrap.
+func TestRewriteSequenceSought(t *testing.T) {
+	do := rewriter(t, "seq@0:2:be")
+	for round, numbers := range [][2][]uint16{
+		{{65534, 65535, 0, 1}, {65534, 65535, 0, 1}},
+		{{0, 1}, {4, 5}},
+		{{65534, 65535, 0, 1}, {6, 7, 8, 9}},
+	} {
+		for i, v := range numbers[0] {
+			p := binary.BigEndian.AppendUint16(nil, v)
+			do(p, round)
+			if got := binary.BigEndian.Uint16(p); got != numbers[1][i] {
+				t.Errorf("round %d: %d becomes %d, want %d", round, v, got, numbers[1][i])
+			}
+		}
+	}
+}
+
 // The bytes beyond a payload are not there, and nothing of it is touched.
 func TestRewriteBeyondThePayload(t *testing.T) {
 	for _, flag := range []string{"seq@0:2:be", "seq@5:8:le", "time@0:8:be:ns", "rtp", "mpegts", "moldudp64"} {
