@@ -105,6 +105,9 @@ func (f *feeder) prepareFrame(d *format.Datagram) (*route, []byte, error) {
 	if r == nil || err != nil {
 		return nil, nil, err
 	}
+	// Before the checksums.
+	at, end := h.payload(d.Frame)
+	f.treat(r, d.Time, d.Frame, at, end)
 	w := &f.policy.ways[r.way]
 	f.frames.readdress(d.Frame, r.destination.Addr(), w)
 	h.change(d.Frame, r.destination, w, f.frames.keepTTL)
@@ -260,6 +263,19 @@ func (h *headers) readUDP(frame []byte, at int) bool {
 	h.src = netip.AddrPortFrom(h.src.Addr(), binary.BigEndian.Uint16(frame[at:]))
 	h.dst = netip.AddrPortFrom(h.dst.Addr(), binary.BigEndian.Uint16(frame[at+2:]))
 	return true
+}
+
+// payload is where the UDP payload stands; nowhere in a fragment, and where the headers
+// disagree.
+func (h *headers) payload(frame []byte) (at, end int) {
+	if h.udp == 0 || h.fragment {
+		return 0, 0
+	}
+	end = h.udp + int(binary.BigEndian.Uint16(frame[h.udp+4:]))
+	if at = h.udp + udpHeader; end < at || end > h.end {
+		return 0, 0
+	}
+	return at, end
 }
 
 // change makes the frame go to a destination of the same IP version, and mends its

@@ -1,9 +1,11 @@
 package replayer
 
 import (
+	"bytes"
 	"encoding/binary"
 	"fmt"
 	"io"
+	"net/netip"
 	"slices"
 	"testing"
 	"time"
@@ -245,5 +247,86 @@ func TestReplayRewritesRounds(t *testing.T) {
 	}
 	if report.Rewritten.Datagrams != 3*n {
 		t.Errorf("%+v", report.Rewritten)
+	}
+}
+
+// Frames are rewritten and impaired as payloads are, with checksums that the kernel at the
+// other end takes: times by the sender too, at odd offsets, in odd lengths.
+func TestReplayRawRewritesAndImpairs(t *testing.T) {
+	tx, rx := netnstest.Veth(t)
+	tap4, tap6 := newTap(t, "239.8.1.1:5000", rx), newTap(t, "[ff15::8:1]:5000", rx)
+	const n = 300
+	at := func(d format.Datagram, i int) format.Datagram {
+		d.Time = int64(i) * 20_000
+		return d
+	}
+	var batch []format.Datagram
+	for i := range n {
+		payload := string(binary.BigEndian.AppendUint16(nil, uint16(i/2))) + pattern(21, i)
+		switch i % 4 {
+		case 0:
+			batch = append(batch, at(recorded(testFrame{src: "10.1.1.1:40001", dst: "239.8.1.1:5000", payload: payload, noSum: i%8 == 0}), i))
+		case 2:
+			batch = append(batch, at(dgram(0, "10.1.1.1:40001", "239.8.1.1:5000", payload), i)) // its frame is made
+		default:
+			batch = append(batch, at(recorded(testFrame{src: "[2001:db8::1]:40001", dst: "[ff15::8:1]:5000", payload: payload}), i))
+		}
+	}
+	w, err := ParseRewrite("seq@0:2:be:2,time@3:8:le:ns")
+	must(t, err)
+	flipped := map[uint64]int{}
+	started := time.Now().UnixNano()
+	report := run(t, Options{Interface: tx, Raw: true, Rewrite: []Rewrite{w}, Impair: impairs(t, "corrupt 30%", "jitter 100us"),
+		ImpairLog: func(r ImpairRecord) {
+			if r.Bit >= 0 {
+				flipped[r.Index] = r.Bit
+			}
+		}}, batch)
+	if report.Datagrams != n || report.Rewritten != (Rewritten{Datagrams: n}) || len(flipped) < n/10 {
+		t.Errorf("%s %+v, %d flipped", report, report.Rewritten, len(flipped))
+	}
+	ended := time.Now().UnixNano()
+	for i := range n {
+		tap := tap4
+		if i%2 == 1 {
+			tap = tap6
+		}
+		got := []byte(tap.next().payload)
+		if bit, ok := flipped[uint64(i)]; ok {
+			got[bit/8] ^= 1 << (bit % 8)
+		}
+		when := int64(binary.LittleEndian.Uint64(got[3:]))
+		if recorded := pattern(21, i); binary.BigEndian.Uint16(got) != uint16(i/2) || got[2] != recorded[0] || string(got[11:]) != recorded[9:] || when < started || when > ended {
+			t.Fatalf("datagram %d: %x at %d", i, got, when)
+		}
+	}
+}
+
+// Bits that are flipped in a frame are flipped in its payload, and none in a fragment.
+func TestRawFragmentsAreImpairedAlone(t *testing.T) {
+	f := frameFeeder(t, Options{})
+	var log []ImpairRecord
+	m, err := newImpairer(&Options{Impair: impairs(t, "corrupt 100%", "duplicate 100%"), ImpairLog: func(r ImpairRecord) { log = append(log, r) }})
+	must(t, err)
+	r := &route{lane: m.lane(netip.AddrPort{}, netip.AddrPort{}, netip.AddrPort{})}
+	f.impairer, f.read = m, 1
+	for _, c := range []testFrame{
+		{src: "10.1.1.1:40001", dst: "239.8.1.1:5000", payload: pattern(100, 1), more: true},
+		{src: "10.1.1.1:40001", dst: "239.8.1.1:5000", payload: pattern(100, 1), offset: 800},
+	} {
+		d := recorded(c)
+		before := bytes.Clone(d.Frame)
+		h, ok := readHeaders(d.Frame)
+		if !ok {
+			t.Fatal("no fragment")
+		}
+		at, end := h.payload(d.Frame)
+		f.treat(r, 0, d.Frame, at, end)
+		if !bytes.Equal(d.Frame, before) || !f.treated.has(ImpairDuplicate) || f.treated.has(ImpairCorrupt) {
+			t.Errorf("%+v: %+v", c, f.treated)
+		}
+	}
+	if len(log) != 2 {
+		t.Errorf("%+v", log)
 	}
 }

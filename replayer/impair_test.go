@@ -22,8 +22,8 @@ type dose struct {
 	size   int
 }
 
-// treated is what an impairer made of doses.
-type treated struct {
+// outcome is what an impairer made of doses.
+type outcome struct {
 	sent []entry // time is the number
 	log  []ImpairRecord
 	did  Impaired
@@ -31,7 +31,7 @@ type treated struct {
 }
 
 // treat runs an impairer without a network; together is how many datagrams make a slot.
-func treat(t require, o Options, doses []dose, together, maxBytes int) (out treated) {
+func treat(t require, o Options, doses []dose, together, maxBytes int) (out outcome) {
 	o.ImpairLog = func(r ImpairRecord) { out.log = append(out.log, r) }
 	m := newTestImpairer(t, o)
 	if maxBytes > 0 {

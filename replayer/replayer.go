@@ -112,7 +112,8 @@ type Options struct {
 	Impair    []Impair
 	Seed      uint64
 	ImpairLog func(ImpairRecord)
-	// Rewrite changes payloads, before Impair does.
+	// Rewrite changes payloads, before Impair does. With Raw a fragment is impaired by itself
+	// and has no payload to rewrite or corrupt.
 	Rewrite []Rewrite
 	// Ahead is how many batches are read and prepared ahead of the sender, 2 to
 	// 1024; 0 means 16. Memory: Ahead times what the source puts into a batch, plus up
@@ -244,9 +245,6 @@ func (o *Options) check() error {
 	}
 	if !o.Raw && (o.KeepTTL || o.RawNotUDP) {
 		return errors.New("a recorded TTL, and packets that are not UDP, are sent with Raw only")
-	}
-	if o.Raw && (len(o.Impair) > 0 || len(o.Rewrite) > 0) {
-		return errors.New("raw frames are sent as they were recorded, neither impaired nor rewritten")
 	}
 	if o.Raw && (o.Loopback || o.To.IsValid()) {
 		return errors.New("raw frames are not looped back, and go to no other destination than a mapping's")

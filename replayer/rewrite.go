@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"castdeck/format"
 	"castdeck/internal/mcast"
 )
 
@@ -372,9 +373,10 @@ func (r *rewriteRule) moment(ns int64) uint64 {
 
 // stamp is what is written into a datagram when it leaves.
 type stamp struct {
-	times   []rewriteRule
-	payload []byte // of what is sent
-	bit     int    // of the payload that was flipped on purpose; -1 is none
+	times    []rewriteRule
+	payload  []byte // of what is sent
+	checksum []byte // of UDP, before the payload; nil where the kernel makes it
+	bit      int    // of the payload that was flipped on purpose; -1 is none
 }
 
 // set writes a moment, ns since the Unix epoch. Twice gives the same as once.
@@ -384,11 +386,29 @@ func (t *stamp) set(ns int64) {
 		if !r.within(t.payload) {
 			continue
 		}
+		// The payload begins at an even offset of what the checksum covers.
+		words := t.payload[r.offset&^1 : min((r.offset+r.width+1)&^1, len(t.payload))]
+		before := format.Sum(0, words)
 		r.put(t.payload, r.moment(ns))
 		if at := t.bit / 8; t.bit >= 0 && at >= r.offset && at < r.offset+r.width {
 			t.payload[at] ^= 1 << (t.bit % 8)
 		}
+		if t.checksum != nil {
+			t.mend(before, format.Sum(0, words))
+		}
 	}
+}
+
+// mend changes the checksum by what has changed under it (RFC 1624, eqn. 3).
+func (t *stamp) mend(before, after uint64) {
+	sum := binary.BigEndian.Uint16(t.checksum)
+	if sum == 0 {
+		return // none
+	}
+	if sum = ^format.Fold(uint64(^sum) + uint64(^format.Fold(before)) + after); sum == 0 {
+		sum = 0xFFFF // 0 would say that there is none
+	}
+	binary.BigEndian.PutUint16(t.checksum, sum)
 }
 
 // continued moves a counter on by the length of a round for each round before.

@@ -59,7 +59,7 @@ type outgoing struct {
 	entry    entry
 	bytes    []byte
 	sockaddr *sock.Sockaddr
-	at       int // where the payload begins in bytes
+	at, end  int // the payload is bytes[at:end]
 	stamp    stamp
 	copies   int
 }
@@ -74,7 +74,10 @@ func (s *slot) put(d *outgoing) {
 		s.messages.Set(len(s.entries), d.bytes, d.sockaddr)
 		s.entries = append(s.entries, d.entry)
 		if s.stamping {
-			d.stamp.payload = d.bytes[d.at:]
+			d.stamp.payload, d.stamp.checksum = d.bytes[d.at:d.end], nil
+			if d.at > 0 {
+				d.stamp.checksum = d.bytes[d.at-2 : d.at]
+			}
 			s.stamps = append(s.stamps, d.stamp)
 		}
 	}
@@ -152,6 +155,7 @@ type feeder struct {
 	// impairer and rewriting are nil where nothing is asked for.
 	impairer  *impairer
 	rewriting *rewriting
+	treated   treated
 	round     int    // of the batch, where the source is a Rounder
 	read      uint64 // datagrams of the source so far
 
@@ -316,9 +320,6 @@ func (f *feeder) fill(s *slot) error {
 		if r == nil {
 			continue
 		}
-		if r.rewrite != nil {
-			f.rewriting.apply(r.rewrite, content, f.round)
-		}
 		e := entry{
 			due: f.schedule.due(d.Time, len(content)), time: d.Time,
 			counts: r.counts, way: r.way, socket: r.socket, size: int32(len(content)),
@@ -331,6 +332,29 @@ func (f *feeder) fill(s *slot) error {
 		f.alter(s, r, outgoing{entry: e, bytes: content, sockaddr: r.sockaddr, copies: 1})
 	}
 	return nil
+}
+
+// treated is what is done to the datagram that was prepared last, and where its payload
+// stands in what is sent of it.
+type treated struct {
+	verdict
+	at, end int
+}
+
+// treat rewrites and corrupts the payload, content[at:end], of the datagram that was read
+// last, and decides what else is done to it.
+func (f *feeder) treat(r *route, time int64, content []byte, at, end int) {
+	if r.rewrite == nil && r.lane == nil {
+		return
+	}
+	f.treated = treated{verdict{bit: -1}, at, end}
+	payload := content[at:end]
+	if r.rewrite != nil {
+		f.rewriting.apply(r.rewrite, payload, f.round)
+	}
+	if r.lane != nil {
+		f.treated.verdict = f.impairer.judge(r.lane, f.read-1, time, payload)
+	}
 }
 
 // prepareOne says where a datagram goes and what is sent of it; no route where it is
@@ -347,7 +371,9 @@ func (f *feeder) prepareOne(d *format.Datagram) (r *route, content []byte, err e
 		f.skipped.Truncated++
 		return nil, nil, nil
 	}
-	r, err = f.routeOf(d.Input, d.Src, d.Dst)
+	if r, err = f.routeOf(d.Input, d.Src, d.Dst); r != nil {
+		f.treat(r, d.Time, d.Payload, 0, len(d.Payload))
+	}
 	return r, d.Payload, err
 }
 
@@ -368,17 +394,17 @@ func (f *feeder) routeOf(input uint16, src, dst netip.AddrPort) (*route, error) 
 
 // alter is the way into a slot of datagrams that are impaired or get times.
 func (f *feeder) alter(s *slot, r *route, d outgoing) {
-	d.stamp.bit = -1
 	if r.rewrite != nil {
 		d.stamp.times = r.rewrite.times
+	}
+	if r.rewrite != nil || r.lane != nil {
+		d.at, d.end, d.stamp.bit = f.treated.at, f.treated.end, f.treated.bit
 	}
 	if f.impairer == nil {
 		s.put(&d)
 		return
 	}
-	v := f.impairer.judge(r.lane, f.read-1, d.entry.time, d.bytes)
-	d.stamp.bit = v.bit
-	f.impairer.pass(s, r.lane, v, d)
+	f.impairer.pass(s, r.lane, f.treated.verdict, d)
 }
 
 // clear empties a slot, but for its batch.

@@ -271,13 +271,7 @@ func (f *replayFlags) options(ctx context.Context, paths int) (replayer.Options,
 			return o, usagef("%s: %v", p.flag, err)
 		}
 	}
-	if err := f.impair.apply(&o); err != nil {
-		return o, err
-	}
-	if o.Raw && len(o.Impair)+len(o.Rewrite) > 0 {
-		return o, usagef("--raw sends frames as they were recorded: they are neither impaired nor rewritten")
-	}
-	return o, nil
+	return o, f.impair.apply(&o)
 }
 
 func (f *replayFlags) run(ctx context.Context, paths []string) error {
