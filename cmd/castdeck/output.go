@@ -45,11 +45,13 @@ func kindOf(path, compress string) (k outputKind, err error) {
 	c, named := format.CompressionOf(path)
 	switch {
 	case strings.HasSuffix(path, ".pcap"):
-		if compress != "" && compress != "none" {
+		if compress != "" && compress != "none" && compress != "auto" {
 			return k, usagef("%s: a classic pcap is not compressed; %s, or leave --compress out", path, outputNames)
 		}
 		return outputKind{pcap: true}, nil
-	case compress == "":
+	case compress == "auto" && !named:
+		return outputKind{compression: format.Zstd}, nil
+	case compress == "" || compress == "auto":
 		if !named {
 			return k, usagef("%s: the name does not say which format to write; %s", path, outputNames)
 		}

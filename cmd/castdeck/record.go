@@ -127,7 +127,7 @@ power) is readable up to its last whole chunk, without repair.`,
 	fl.StringVarP(&f.iface, "interface", "i", "", "network interface to join on: name, index or own address")
 	fl.StringArrayVar(&f.groupsFiles, "groups-file", nil, "read more groups from this `FILE`: one a line, or YAML; - is stdin (repeatable)")
 	f.fileFlags.addFlags(fl)
-	fl.StringVar(&f.compress, "compress", "", "`zstd|gzip|none`; default by the file's name")
+	fl.StringVar(&f.compress, "compress", "", "`zstd|gzip|none|auto`; auto goes by the file's name, else zstd; under pressure chunks are stored whatever it says")
 	fl.StringVar(&f.sync, "sync", "segment", "make data durable: `none|segment|interval` (at the end, or at each flush too)")
 	fl.Var(&f.duration, "duration", "stop after this long, such as 10m")
 	fl.Var(&f.count, "count", "stop after exactly this many datagrams")
