@@ -98,8 +98,8 @@ func boundMemory(args []string) {
 	switch cmd.Name() {
 	case "info", "dump", "verify", "convert", "repair":
 		limitMemory()
-	case "compare":
-		debug.SetGCPercent(50) // its window decides how much it holds
+	case "compare", "merge-lines":
+		debug.SetGCPercent(50) // their window decides how much they hold
 	case "replay":
 		if slices.Contains(rest, "--dry-run") {
 			limitMemory()
@@ -184,7 +184,8 @@ guard.`,
 		arguments string // what a config file calls them
 	}{
 		{recordCmd(), "groups"}, {replayCmd(), "paths"}, {infoCmd(), "paths"}, {dumpCmd(), "paths"}, {verifyCmd(), "paths"},
-		{convertCmd(), "paths"}, {repairCmd(), "paths"}, {compareCmd(), "paths"}, {demoCmd(), ""},
+		{convertCmd(), "paths"}, {repairCmd(), "paths"}, {compareCmd(), "paths"},
+		{mergeLinesCmd(), "paths"}, {demoCmd(), ""},
 	} {
 		configurable(c.cmd, c.arguments)
 		root.AddCommand(c.cmd)

@@ -1,0 +1,407 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/netip"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/HdrHistogram/hdrhistogram-go"
+	"github.com/spf13/cobra"
+
+	"castdeck/analysis"
+	"castdeck/format"
+	"castdeck/format/pcapfile"
+	"castdeck/internal/mcast"
+	"castdeck/replayer"
+)
+
+type lineMerger struct {
+	out      string
+	span     timeSpan
+	only     []string
+	pairs    []string
+	maps     []string
+	compress string
+	force    bool
+	window   durationValue
+	hold     countValue
+	json     bool
+	stdout   io.Writer
+	stderr   io.Writer
+
+	paths    []string
+	matcher  *mcast.Matcher
+	mappings []replayer.Mapping
+	paired   map[paired]netip.AddrPort
+}
+
+// paired is a stream of one input that is a line of another.
+type paired struct {
+	input int
+	dst   netip.AddrPort
+}
+
+func mergeLinesCmd() *cobra.Command {
+	m := &lineMerger{window: durationValue{500 * time.Millisecond, time.Microsecond, time.Minute}, hold: 1 << 19}
+	cmd := &cobra.Command{
+		Use:   "merge-lines A [B...] -o OUT",
+		Short: "One recording without gaps from redundant lines",
+		Long: `Make one recording of the recordings of redundant lines (A and B feeds of an
+exchange, SMPTE ST 2022-7): each datagram once, the copy that came first, in the
+order of time. What one line lost is taken from another. One recording may hold
+several lines.
+
+` + strings.ReplaceAll(pathsHelp, "PATH is", "A, B and so on are each") + ` Each is
+read twice.
+
+Streams of the same group and port are lines of each other. Others are paired where
+their payloads agree in the first 131,072 datagrams, or as --pair and --map say.
+OUT has the groups and sources of the first line.
+
+A copy is a datagram of another line with the same payload, at most --window later
+by the times of the recordings: the hosts' clocks must agree to that. A payload that
+one line repeats is kept as often as that line had it.
+
+The report says for each line what it lost that another had, how often it was the
+first, and by how much it was behind otherwise. Memory is bounded: at most
+--hold datagrams wait for their copies, 110 bytes each.
+
+Exit code 3 when a recording is damaged.`,
+		Example: `  castdeck merge-lines line-a.pcapng.zst line-b.pcapng.zst -o feed.pcapng.zst
+  castdeck merge-lines --pair 239.1.1.1:5000=239.2.1.1:5000 a.pcap b.pcap -o ab.pcap
+  castdeck merge-lines both.pcap -o one.pcapng.zst
+  castdeck merge-lines --json /data/a /data/b -o day.pcapng.zst | jq -c '.lines[]?'`,
+		Args: argsN(1, analysis.MaxLines, "one or more recordings"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			m.stdout, m.stderr = cmd.OutOrStdout(), cmd.ErrOrStderr()
+			ctx, stop := orderlyEnd(cmd.Context())
+			defer stop()
+			return m.run(ctx, args)
+		},
+	}
+	f := cmd.Flags()
+	f.StringVarP(&m.out, "output", "o", "", "the `FILE` to write: *.pcapng.zst, *.pcapng.gz, *.pcapng or *.pcap")
+	m.span.addFlags(cmd)
+	f.StringArrayVar(&m.only, "only", nil, "keep only datagrams of this `GROUP`, named as in OUT (repeatable)")
+	f.StringArrayVar(&m.pairs, "pair", nil, "these are lines of one stream, which OUT has as FIRST: `FIRST=SECOND` (repeatable)")
+	f.StringArrayVar(&m.maps, "map", nil, "what any recording has for OLD is in OUT for NEW: `OLD=NEW` (repeatable; first match)")
+	f.StringVar(&m.compress, "compress", "", "`zstd|gzip|none`; default by OUT's name")
+	f.Var(&m.window, "window", "how much later than the first a copy may come")
+	f.Var(&m.hold, "hold", "datagrams that wait for their copies, 16 to 16777216")
+	f.BoolVar(&m.json, "json", false, "print the report as JSON: one object per stream, then one of all")
+	f.BoolVar(&m.force, "force", false, "overwrite OUT")
+	return cmd
+}
+
+// prepare reads the flags before any file is touched.
+func (m *lineMerger) prepare(args []string) (k outputKind, err error) {
+	m.paths = args
+	if m.out == "" {
+		return k, usagef("merge-lines: name the file to write with -o")
+	}
+	if k, err = kindOf(m.out, m.compress); err != nil {
+		return k, err
+	}
+	if err := m.span.check(); err != nil {
+		return k, err
+	}
+	if len(m.only) > 0 {
+		if m.matcher, err = mcast.NewMatcher(m.only...); err != nil {
+			return k, usagef("--only: %v", err)
+		}
+	}
+	for _, s := range m.pairs {
+		first, second, _ := strings.Cut(s, "=")
+		p, err := replayer.ParseMapping(second + "=" + first)
+		if err != nil {
+			return k, usagef("--pair %s: write FIRST=SECOND, such as 239.1.1.1:5000=239.2.1.1:5000", s)
+		}
+		m.mappings = append(m.mappings, p)
+	}
+	for _, s := range m.maps {
+		p, err := replayer.ParseMapping(s)
+		if err != nil {
+			return k, usagef("--map: %v", err)
+		}
+		m.mappings = append(m.mappings, p)
+	}
+	if m.hold < 16 || m.hold > 1<<24 {
+		return k, usagef("--hold %s is outside 16 to 16777216 datagrams", m.hold.String())
+	}
+	if path, once := readOnce(args); once {
+		return k, usagef("%s can be read only once and merge-lines reads twice; save it to a file first", path)
+	}
+	return k, nil
+}
+
+func (m *lineMerger) run(ctx context.Context, args []string) error {
+	kind, err := m.prepare(args)
+	if err != nil {
+		return err
+	}
+	// What convert takes care of: OUT is none of the files that are read, and tells of the
+	// first recording.
+	c := converter{in: m.paths, out: m.out, force: m.force}
+	if err := c.findSources(); err != nil {
+		return err
+	}
+	if err := c.vacant(m.out); err != nil {
+		return err
+	}
+	names, err := m.findLines(ctx)
+	if err != nil {
+		return err
+	}
+	ins, readers, err := m.open(ctx)
+	defer closeAll(ins)
+	if err != nil {
+		return err
+	}
+	var sources []format.MergeSource
+	for i, in := range ins {
+		s := format.MergeSource{Reader: readers[i], Interfaces: in.interfaces}
+		if info := in.info(); info != nil {
+			s.Recording = info.Recording
+		}
+		sources = append(sources, s)
+	}
+	a := analysis.NewArbiter(analysis.ArbiterOptions{
+		Destination: m.destination, Sources: names, Window: int(m.hold), Time: m.window.Duration,
+	}, sources...)
+	out, err := createOutput(m.out, kind, c.options(ins[0]))
+	if err != nil {
+		return err
+	}
+	err = m.copy(ctx, a, out)
+	if err = out.unfinished(endOf(err, out.Close())); err != nil {
+		return err
+	}
+	r := a.Result()
+	whole := true
+	for i, in := range ins {
+		whole = tellDamage(m.stderr, in, r.Damage[i]) && whole
+	}
+	if err := m.report(r, out.size()); err != nil {
+		return err
+	}
+	if !whole {
+		return lossy
+	}
+	return nil
+}
+
+// open opens all recordings, cut to what was asked for.
+func (m *lineMerger) open(ctx context.Context) (ins []*input, readers []format.BatchReader, err error) {
+	for i, path := range m.paths {
+		in, err := openInput(path)
+		if err != nil {
+			return ins, nil, err
+		}
+		ins = append(ins, in)
+		src, err := m.span.cut(in)
+		if err != nil {
+			return ins, nil, err
+		}
+		if m.matcher != nil {
+			src = &sieve{src: src, only: m.matcher, mapped: func(dst netip.AddrPort) netip.AddrPort { return m.destination(i, dst) }}
+		}
+		readers = append(readers, src)
+	}
+	for _, in := range ins {
+		in.readAhead(ctx)
+	}
+	return ins, readers, nil
+}
+
+func closeAll(ins []*input) {
+	for _, in := range ins {
+		in.Close()
+	}
+}
+
+// findLines pairs streams, unless that was said, and finds the sources that OUT names.
+func (m *lineMerger) findLines(ctx context.Context) (sources map[netip.AddrPort]netip.AddrPort, err error) {
+	only := m.matcher
+	m.matcher = nil // names groups as OUT has them, which is not known yet
+	ins, readers, err := m.open(ctx)
+	m.matcher = only
+	defer closeAll(ins)
+	if err != nil {
+		return nil, err
+	}
+	pairs, sources, err := analysis.FindLines(readers...)
+	if err != nil {
+		return nil, err
+	}
+	m.paired = map[paired]netip.AddrPort{}
+	if len(m.mappings) == 0 {
+		for _, p := range pairs {
+			m.paired[paired{p.Input, p.From}] = p.To
+			fmt.Fprintf(m.stderr, "castdeck: %s: %s is a line of %s\n", oneLine(m.paths[p.Input]), p.From, p.To)
+		}
+	}
+	return sources, nil
+}
+
+// destination in OUT of what an input has for dst.
+func (m *lineMerger) destination(input int, dst netip.AddrPort) netip.AddrPort {
+	if to, ok := m.paired[paired{input, dst}]; ok {
+		return to
+	}
+	return replayer.MapDestination(m.mappings, dst)
+}
+
+func (m *lineMerger) copy(ctx context.Context, a *analysis.Arbiter, out *output) error {
+	ether := pcapfile.NewEthernet(a.Interfaces)
+	var b format.Batch
+	for {
+		err := a.ReadBatch(&b)
+		switch {
+		case errors.Is(err, io.EOF):
+			return nil
+		case ctx.Err() != nil:
+			return errors.New("interrupted")
+		case err != nil:
+			return err
+		}
+		ether.Convert(&b)
+		if err := out.describe(ether.Interfaces()); err != nil {
+			return err
+		}
+		if err := out.WriteBatch(&b); err != nil {
+			return err
+		}
+	}
+}
+
+// mergeJSON has the fixed keys of merge-lines --json.
+type mergeJSON struct {
+	Event     string     `json:"event,omitempty"`
+	Group     string     `json:"group,omitempty"`
+	Port      uint16     `json:"port,omitempty"`
+	Datagrams uint64     `json:"datagrams"`
+	Lines     []lineJSON `json:"lines"`
+	Path      string     `json:"path,omitempty"`
+	FileBytes int64      `json:"file_bytes,omitempty"`
+	Streams   *int       `json:"streams,omitempty"`
+	NotUDP    *uint64    `json:"packets_not_udp,omitempty"`
+	Forced    *uint64    `json:"hold_exceeded,omitempty"`
+}
+
+type lineJSON struct {
+	Path      string        `json:"path"`
+	Group     string        `json:"group,omitempty"`
+	Port      uint16        `json:"port,omitempty"`
+	Datagrams uint64        `json:"datagrams"`
+	Lost      uint64        `json:"lost"`
+	First     uint64        `json:"first"`
+	Behind    *latenessJSON `json:"behind_ns"`
+}
+
+func (m *lineMerger) toLine(l *analysis.Line) lineJSON {
+	j := lineJSON{Path: m.paths[l.Input], Datagrams: l.Datagrams, Lost: l.Lost, First: l.First, Behind: latenessOf(l.Behind)}
+	if l.Destination.IsValid() {
+		j.Group, j.Port = l.Destination.Addr().String(), l.Destination.Port()
+	}
+	return j
+}
+
+// totals are the lines of all streams by input, of those that hold a line of the
+// stream each once.
+func (m *lineMerger) totals(r *analysis.MergeResult) (lines []analysis.Line) {
+	lines = make([]analysis.Line, len(m.paths))
+	for i := range lines {
+		lines[i].Input = i
+	}
+	for _, s := range r.Streams {
+		for _, l := range s.Lines {
+			t := &lines[l.Input]
+			t.Datagrams += l.Datagrams
+			t.Lost += l.Lost
+			t.First += l.First
+			if l.Behind != nil {
+				if t.Behind == nil {
+					t.Behind = hdrhistogram.New(l.Behind.LowestTrackableValue(), l.Behind.HighestTrackableValue(), int(l.Behind.SignificantFigures()))
+				}
+				t.Behind.Merge(l.Behind)
+			}
+		}
+	}
+	return lines
+}
+
+func (m *lineMerger) report(r *analysis.MergeResult, size int64) error {
+	if r.Forced > 0 {
+		fmt.Fprintf(m.stderr, "castdeck: %s stopped waiting for copies early: more than --hold %s; a copy that came later is there twice\n", plural(r.Forced, "datagram"), m.hold.String())
+	}
+	if m.json {
+		return m.reportJSON(r, size)
+	}
+	return m.reportText(r, size)
+}
+
+func (m *lineMerger) reportJSON(r *analysis.MergeResult, size int64) error {
+	for i := range r.Streams {
+		s := &r.Streams[i]
+		j := mergeJSON{Group: s.Destination.Addr().String(), Port: s.Destination.Port(), Datagrams: s.Datagrams}
+		for k := range s.Lines {
+			j.Lines = append(j.Lines, m.toLine(&s.Lines[k]))
+		}
+		if err := printJSON(m.stdout, j); err != nil {
+			return err
+		}
+	}
+	n := len(r.Streams)
+	j := mergeJSON{Event: "summary", Datagrams: r.Datagrams, Path: m.out, FileBytes: size, Streams: &n, NotUDP: &r.NotUDP, Forced: &r.Forced}
+	for _, l := range m.totals(r) {
+		j.Lines = append(j.Lines, m.toLine(&l))
+	}
+	return printJSON(m.stdout, j)
+}
+
+func (m *lineMerger) reportText(r *analysis.MergeResult, bytes int64) error {
+	w := m.stdout
+	fmt.Fprintf(w, "%s: %s of %s in %s\n", oneLine(m.out), plural(r.Datagrams, "datagram"), plural(len(r.Streams), "stream"), size(bytes))
+	if r.NotUDP > 0 {
+		fmt.Fprintf(w, "  %s not UDP left out\n", plural(r.NotUDP, "packet"))
+	}
+	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
+	fmt.Fprintln(tw, "  GROUP\tLINE\tIN\tDATAGRAMS\tLOST\tFIRST\tBEHIND p50\tp99\tp99.9\tmax\t")
+	row := func(group string, l *analysis.Line) {
+		line := "all"
+		if l.Destination.IsValid() {
+			line = l.Destination.String()
+		}
+		fmt.Fprintf(tw, "  %s\t%s\t%s\t%s\t%s\t%s", group, line, oneLine(m.paths[l.Input]), count(l.Datagrams), count(l.Lost), count(l.First))
+		if b := latenessOf(l.Behind); b != nil {
+			fmt.Fprintf(tw, "\t%s\t%s\t%s\t%s\t\n", nanos(b.P50), nanos(b.P99), nanos(b.P999), nanos(b.Max))
+		} else {
+			fmt.Fprint(tw, "\t-\t-\t-\t-\t\n")
+		}
+	}
+	rows := 0
+	for i := range r.Streams {
+		s := &r.Streams[i]
+		group := s.Destination.String()
+		for k := range s.Lines {
+			if rows++; rows%tableRows == 0 {
+				if err := tw.Flush(); err != nil {
+					return err
+				}
+			}
+			row(group, &s.Lines[k])
+			group = ""
+		}
+	}
+	if len(r.Streams) > 1 {
+		for _, l := range m.totals(r) {
+			row("all", &l)
+		}
+	}
+	return tw.Flush()
+}
