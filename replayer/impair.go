@@ -569,9 +569,11 @@ func (m *impairer) hold(s *slot, l *lane, v *verdict, d *outgoing, now int64) *h
 	for full() && len(m.queue) > 0 {
 		m.leave(s, heap.Pop(&m.queue).(*held), now, true)
 	}
-	h := &held{}
+	var h *held
 	if n := len(m.spare); n > 0 {
 		h, m.spare = m.spare[n-1], m.spare[:n-1]
+	} else {
+		h = new(held)
 	}
 	*h = held{outgoing: *d, seq: m.seq, lane: l, verdict: *v}
 	if full() {

@@ -505,6 +505,30 @@ func FuzzParseImpair(f *testing.F) {
 	})
 }
 
+// Once what is held no longer grows, holding takes no memory.
+func TestImpairAllocatesNothing(t *testing.T) {
+	m := newTestImpairer(t, Options{Impair: impairs(t, "jitter 1ms", "drop 1%", "duplicate 1%", "reorder 1%,3")})
+	s := &slot{messages: sock.NewMessages(4000)}
+	dst := netip.MustParseAddrPort("239.1.1.1:5000")
+	l := m.lane(dst, dst, dst)
+	payload := make([]byte, 256)
+	due := int64(0)
+	play := func() {
+		s.entries = s.entries[:0]
+		m.reclaim(s)
+		for range 1000 {
+			due += 10_000
+			m.pass(s, l, m.judge(l, 0, 0, payload), outgoing{entry: entry{due: due}, bytes: payload, sockaddr: nowhere})
+		}
+	}
+	for range 100 {
+		play()
+	}
+	if n := testing.AllocsPerRun(100, play); n > 1 { // a new peak of what is held
+		t.Errorf("%v allocations for 1000 datagrams", n)
+	}
+}
+
 func BenchmarkImpair(b *testing.B) {
 	for _, flag := range []string{"drop 1%", "jitter 1ms"} {
 		b.Run(strings.ReplaceAll(flag, " ", "="), func(b *testing.B) {
