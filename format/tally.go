@@ -1,7 +1,6 @@
 package format
 
 import (
-	"encoding/binary"
 	"math"
 	"net/netip"
 )
@@ -23,9 +22,10 @@ type Stream struct {
 	First, Last int64
 }
 
-type streamKey struct {
-	src, dst netip.AddrPort
-	ifc      uint16
+// streamCount is what a Tally keeps for a stream.
+type streamCount struct {
+	datagrams, bytes uint64
+	first, last      int64
 }
 
 // Tally counts datagrams in total and by stream. The zero value is ready.
@@ -53,12 +53,8 @@ type Tally struct {
 
 	events []Event // the last ones
 
-	streams []*Stream
-	byKey   map[streamKey]*Stream
-	// recent are the streams of the latest datagrams, each at a place that follows
-	// from its addresses, so that the map is hardly ever asked.
-	recent [256]*Stream
-	loss   []lossCount
+	streams StreamTable[streamCount]
+	loss    []lossCount
 }
 
 // lossCount reconciles the two ways in which an interface's losses are told.
@@ -66,6 +62,7 @@ type lossCount struct{ byDatagram, byStats, counted uint64 }
 
 // Add counts a batch. In steady state it allocates nothing.
 func (t *Tally) Add(b *Batch) {
+	t.streams.Room = t.Room
 	for i := range b.Datagrams {
 		t.add(&b.Datagrams[i])
 	}
@@ -105,57 +102,19 @@ func (t *Tally) add(d *Datagram) {
 	}
 	t.Datagrams++
 	t.Bytes += uint64(len(d.Payload))
-	if s := t.stream(d); s != nil {
-		s.Datagrams++
-		s.Bytes += uint64(len(d.Payload))
-		s.First = min(s.First, d.Time)
-		s.Last = max(s.Last, d.Time)
+	e, fresh := t.streams.Find(d)
+	if e == nil {
+		t.StreamsCut = true
+		return
 	}
-}
-
-func (t *Tally) stream(d *Datagram) *Stream {
-	at := recentSlot(d)
-	if s := t.recent[at]; s != nil && s.Dst == d.Dst && s.Src == d.Src && s.Interface == d.Interface {
-		return s
+	s := &e.Value
+	if fresh {
+		s.first, s.last = d.Time, d.Time
 	}
-	k := streamKey{d.Src, d.Dst, d.Interface}
-	s := t.byKey[k]
-	if s == nil {
-		if len(t.streams) >= MaxStreams || t.Room != nil && *t.Room == 0 {
-			t.StreamsCut = true
-			return nil
-		}
-		if t.Room != nil {
-			*t.Room--
-		}
-		if t.byKey == nil {
-			t.byKey = make(map[streamKey]*Stream)
-		}
-		s = &Stream{Src: d.Src, Dst: d.Dst, Interface: d.Interface, First: d.Time, Last: d.Time}
-		t.byKey[k] = s
-		t.streams = append(t.streams, s)
-	}
-	t.recent[at] = s
-	return s
-}
-
-// recentSlot is d's place among the recent streams: what groups and sources differ in
-// are the last bytes of their addresses and their ports.
-func recentSlot(d *Datagram) uint8 {
-	const mix = 0x9E3779B1 // 2^32 divided by the golden ratio
-	h := lastBytes(d.Dst.Addr()) ^ uint32(d.Dst.Port())<<16 ^ uint32(d.Interface)<<24
-	h = (h*mix ^ lastBytes(d.Src.Addr()) ^ uint32(d.Src.Port())<<16) * mix
-	return uint8(h >> 24)
-}
-
-// lastBytes of an address. As16 would do for both kinds, but it takes 30 ns, As4 one.
-func lastBytes(a netip.Addr) uint32 {
-	if a.Is4() {
-		b := a.As4()
-		return binary.BigEndian.Uint32(b[:])
-	}
-	b := a.As16()
-	return binary.BigEndian.Uint32(b[12:])
+	s.datagrams++
+	s.bytes += uint64(len(d.Payload))
+	s.first = min(s.first, d.Time)
+	s.last = max(s.last, d.Time)
 }
 
 func (t *Tally) lossOf(ifc uint16) *lossCount {
@@ -178,12 +137,15 @@ func (t *Tally) DroppedOn(ifc uint16) uint64 { return t.lossOf(ifc).counted }
 // table of them for the memory: nothing is to be added any more. The slice is the
 // caller's.
 func (t *Tally) Streams() []Stream {
-	t.byKey, t.recent = nil, [len(t.recent)]*Stream{}
-	out := make([]Stream, len(t.streams))
-	for i, s := range t.streams {
-		out[i] = *s
+	entries := t.streams.Entries()
+	t.streams = StreamTable[streamCount]{}
+	out := make([]Stream, len(entries))
+	for i, e := range entries {
+		out[i] = Stream{
+			Src: e.Src, Dst: e.Dst, Interface: e.Interface,
+			Datagrams: e.Value.datagrams, Bytes: e.Value.bytes, First: e.Value.first, Last: e.Value.last,
+		}
 	}
-	t.streams = nil
 	return out
 }
 

@@ -295,12 +295,7 @@ func (c *converter) source(in *input, out *splitter) (format.BatchReader, error)
 		return src, err
 	}
 	out.placeLosses = true
-	l := &lossReader{src: in, sought: in.file == nil && c.span.start.text != ""}
-	if cut, ok := src.(*cutter); ok {
-		cut.src, cut.losses = l, l
-		return cut, nil
-	}
-	return l, nil
+	return c.span.lossesOnce(in, src), nil
 }
 
 // enough says that --count ended it, so that the rest of the input was not looked at.

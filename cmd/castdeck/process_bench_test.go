@@ -59,6 +59,9 @@ func BenchmarkProcess(b *testing.B) {
 		// Without options capinfos computes three hashes of the file; these are the
 		// answers without them.
 		{"info", []contender{{castdeck, []string{"info", x}}, {"capinfos", []string{"-t", "-E", "-c", "-s", "-d", "-u", "-a", "-e", "-y", "-i", "-z", "-x", "-o", x}}}},
+		// The benchmark's feed numbers all groups together: each sees every eighth number.
+		{"gaps", []contender{{castdeck, []string{"gaps", "--seq", "0:8:be:8", x}}, {"tshark", []string{"-q", "-z", "io,stat,1", "-r", x}}, {"capinfos", []string{x}}}},
+		{"stats", []contender{{castdeck, []string{"stats", x}}, {"tshark", []string{"-q", "-z", "io,stat,1", "-r", x}}, {"capinfos", []string{x}}}},
 	} {
 		b.Run(job.name, func(b *testing.B) { compareProcesses(b, bytes, job.contenders) })
 	}

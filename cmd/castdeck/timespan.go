@@ -156,6 +156,17 @@ func (s *timeSpan) cutFrom(in *input, from int64) (format.BatchReader, error) {
 	return c, nil
 }
 
+// lossesOnce makes of src, which cut made of in, a reader that tells each loss once; see
+// lossReader.
+func (s *timeSpan) lossesOnce(in *input, src format.BatchReader) format.BatchReader {
+	l := &lossReader{src: in, sought: in.file == nil && s.start.text != ""}
+	if cut, ok := src.(*cutter); ok {
+		cut.src, cut.losses = l, l
+		return cut
+	}
+	return l
+}
+
 // cutter passes on the datagrams and events of a span. Statistics are left out, because
 // their totals are those since the recording began, unless losses makes them ones that
 // hold for a part: those that are told within the span are passed on.
