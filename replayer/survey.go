@@ -31,7 +31,7 @@ type Surveyed struct {
 type Survey struct {
 	// Streams that are in the source, in order of their destinations after the mappings. Of
 	// a source with more than format.MaxStreams the rest is in Others alone.
-	Streams []Surveyed
+	Streams []*Surveyed
 	Others  uint64 // datagrams
 	// Refused counts the streams, and those of Others, that the guard refuses.
 	Refused uint64
@@ -134,6 +134,7 @@ func (c *surveyed) count(step int64, size int) {
 func (s *Survey) finish(streams map[surveyKey]*surveyed, last int64, fullSpeed bool) {
 	s.Duration = time.Duration(last)
 	const second = float64(time.Second)
+	s.Streams = make([]*Surveyed, 0, len(streams))
 	for _, c := range streams {
 		if c.Refused != nil {
 			s.Refused++
@@ -144,9 +145,9 @@ func (s *Survey) finish(streams map[surveyKey]*surveyed, last int64, fullSpeed b
 			const step = surveyStep / second
 			c.Peak = Rate{max(float64(c.peakDatagrams)/step, c.Average.Datagrams), max(float64(8*c.peakBytes)/step, c.Average.Bits)}
 		}
-		s.Streams = append(s.Streams, c.Surveyed)
+		s.Streams = append(s.Streams, &c.Surveyed)
 	}
-	slices.SortFunc(s.Streams, func(a, b Surveyed) int {
+	slices.SortFunc(s.Streams, func(a, b *Surveyed) int {
 		return cmp.Or(a.To.Compare(b.To), cmp.Compare(a.Way.Interface, b.Way.Interface), a.Dst.Compare(b.Dst), a.Src.Compare(b.Src),
 			cmp.Compare(a.Input, b.Input))
 	})

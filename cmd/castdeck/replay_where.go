@@ -327,7 +327,7 @@ func (f *replayFlags) plan(paths []string, o replayer.Options) error {
 	if !f.json {
 		fmt.Fprintln(tw, "GOES TO\tVIA\tRECORDED FOR\tSOURCE\tDATAGRAMS\tPAYLOAD\tAVERAGE\tPEAK\tACTION")
 	}
-	several := slices.ContainsFunc(s.Streams, func(p replayer.Surveyed) bool { return p.Input > 0 })
+	several := slices.ContainsFunc(s.Streams, func(p *replayer.Surveyed) bool { return p.Input > 0 })
 	for i, p := range s.Streams {
 		if i%tableRows == tableRows-1 {
 			if err := tw.Flush(); err != nil {
