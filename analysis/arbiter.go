@@ -22,9 +22,12 @@ type ArbiterOptions struct {
 	// Destination, where not nil, says to which destination of the output a datagram
 	// for dst in an input belongs.
 	Destination func(input int, dst netip.AddrPort) netip.AddrPort
-	// Sources are those that the output names, by its destinations. A destination
-	// without one keeps the source of each datagram.
-	Sources map[netip.AddrPort]netip.AddrPort
+	// Sources of the output's destinations, of which the first stands for all others. A
+	// destination without any keeps the source of each datagram.
+	Sources map[netip.AddrPort][]netip.AddrPort
+	// Numbers, where given, tell which datagrams are copies, also of the same line.
+	// Datagrams without a number are told by their payload.
+	Numbers Numbers
 	// Window is how many datagrams, all streams together, wait for their copies: default
 	// 524,288, at most 2^24. It bounds the memory, about 110 bytes each.
 	Window int
@@ -47,11 +50,14 @@ type Line struct {
 	Destination netip.AddrPort
 	// Datagrams that were read. First were so before those of any other line, the
 	// copies came Behind the first one by so much, in ns; nil without a copy.
-	// Datagrams = First + copies.
-	Datagrams, First uint64
-	Behind           *hdrhistogram.Histogram
+	// Duplicates are copies on the same line, told by their numbers.
+	// Datagrams = First + copies + Duplicates.
+	Datagrams, First, Duplicates uint64
+	Behind                       *hdrhistogram.Histogram
 	// Lost are datagrams that another line had and this one had not.
 	Lost uint64
+	// Changed are copies with the same number as the first one and other bytes.
+	Changed uint64
 }
 
 // MergedStream is a stream of the output and what its lines had of it.
@@ -78,7 +84,7 @@ type Arbiter struct {
 	table   format.InterfaceTable
 	streams map[netip.AddrPort]*mergedStream
 	list    []*mergedStream
-	queue   queue // waiting[0] of the payloads; peer is the set of lines, othersRun the first
+	queue   queue // waiting[0] of the payloads; peer is the set of lines, othersRun the first, late the content's hash
 	pay     payloads
 	now     int64
 	notUDP  uint64
@@ -93,17 +99,19 @@ type arbiterInput struct {
 	key    int64 // latest time up to and including the next datagram's
 	done   bool
 	damage format.DamageLog
-	recent [256]struct {
-		dst  netip.AddrPort
-		src  netip.AddrPort
-		line *lineState
-	}
+	lines  format.StreamTable[lineOf]
+}
+
+// lineOf is what becomes of the datagrams of one source in one input.
+type lineOf struct {
+	line *lineState
+	src  netip.AddrPort // in the output
 }
 
 type mergedStream struct {
 	id   uint32
 	dst  netip.AddrPort
-	src  netip.AddrPort
+	ifc  uint16 // of its first datagram
 	sent uint64
 	line []*lineState
 }
@@ -271,11 +279,12 @@ func (a *Arbiter) take(in *arbiterInput, d *format.Datagram, b *format.Batch) er
 		a.notUDP++
 		return nil
 	}
-	l, err := a.line(in, d)
+	of, err := a.line(in, d)
 	if err != nil {
 		return err
 	}
 	a.expire()
+	l := of.line
 	l.Datagrams++
 	if !a.first(l, d) {
 		return nil
@@ -285,11 +294,14 @@ func (a *Arbiter) take(in *arbiterInput, d *format.Datagram, b *format.Batch) er
 	l.First++
 	// What one line lost the other may have; what is missing is said by the report.
 	d.Drops = 0
-	if src := s.src; d.Dst != s.dst || src.IsValid() && d.Src != src {
-		d.Dst, d.Frame, d.FrameLength = s.dst, nil, 0 // writers make the headers
-		if src.IsValid() {
-			d.Src = src
+	if d.Dst != s.dst || d.Src != of.src {
+		d.Src, d.Dst, d.Frame, d.FrameLength = of.src, s.dst, nil, 0 // writers make the headers
+	}
+	if d.Interface != s.ifc {
+		if list := a.Interfaces(); list[d.Interface].LinkType != list[s.ifc].LinkType {
+			d.Frame, d.FrameLength = nil, 0
 		}
+		d.Interface = s.ifc
 	}
 	b.Append(d)
 	return nil
@@ -316,15 +328,27 @@ func (a *Arbiter) expire() {
 // first says whether d is no copy of a datagram that came before.
 func (a *Arbiter) first(l *lineState, d *format.Datagram) bool {
 	q := &a.queue
-	hash := xxhash.Sum64(d.Payload) ^ uint64(d.Length)*golden ^ uint64(l.stream.id+1)*golden
-	n := a.pay.find(hash)
+	content := xxhash.Sum64(d.Payload) ^ uint64(d.Length)*golden
+	number := a.o.Numbers.key(d.Payload)
+	hash := content
+	if number != 0 {
+		hash = number
+	}
+	n := a.pay.find(hash ^ uint64(l.stream.id+1)*golden)
 	p := &a.pay.list[n]
 	bit := uint64(1) << l.number
 	w := &p.waiting[0]
 	for i, place := 0, w.first; i < scanLimit && place != 0; i++ {
 		e := q.at(place)
-		if e.peer&bit == 0 && a.isCopy(l, l.stream.line[e.othersRun], d.Time-e.time, p.matched > 1) {
+		if number != 0 && e.peer&bit != 0 && a.within(d.Time-e.time) {
+			l.Duplicates++
+			return false
+		}
+		if e.peer&bit == 0 && a.isCopy(l, l.stream.line[e.othersRun], d.Time-e.time, p.matched > 1 && number == 0) {
 			e.peer |= bit
+			if number != 0 && uint64(e.late) != content {
+				l.Changed++
+			}
 			l.heard++
 			l.behind(max(d.Time-e.time, 0))
 			return false
@@ -334,7 +358,7 @@ func (a *Arbiter) first(l *lineState, d *format.Datagram) bool {
 	if p.matched < math.MaxUint32 {
 		p.matched++
 	}
-	place := q.push(entry{time: d.Time, peer: bit, othersRun: uint32(l.number), payload: n})
+	place := q.push(entry{time: d.Time, late: int64(content), peer: bit, othersRun: uint32(l.number), payload: n})
 	w.append(q, place)
 	l.heard++
 	return true
@@ -343,7 +367,7 @@ func (a *Arbiter) first(l *lineState, d *format.Datagram) bool {
 // isCopy says whether a datagram of l that came late ns behind one of the line o, with
 // the same payload, is its copy.
 func (a *Arbiter) isCopy(l, o *lineState, late int64, repeated bool) bool {
-	if late > int64(a.o.Time) || -late > int64(a.o.Time) {
+	if !a.within(late) {
 		return false
 	}
 	if repeated && l.known && o.known {
@@ -363,6 +387,9 @@ func (a *Arbiter) isCopy(l, o *lineState, late int64, repeated bool) bool {
 	return true
 }
 
+// within says whether two times that are ns apart are near enough to be copies.
+func (a *Arbiter) within(ns int64) bool { return ns <= int64(a.o.Time) && ns >= -int64(a.o.Time) }
+
 func (l *lineState) behind(ns int64) {
 	if l.Behind == nil {
 		l.Behind = hdrhistogram.New(1, hour, 2)
@@ -371,15 +398,15 @@ func (l *lineState) behind(ns int64) {
 }
 
 // line finds the line of d or begins one.
-func (a *Arbiter) line(in *arbiterInput, d *format.Datagram) (*lineState, error) {
-	r := &in.recent[recentSlot(d)]
-	if r.line != nil && r.dst == d.Dst && r.src == d.Src {
-		return r.line, nil
+func (a *Arbiter) line(in *arbiterInput, d *format.Datagram) (*lineOf, error) {
+	e, fresh := in.lines.Find(d)
+	if e == nil {
+		return nil, errManyStreams
 	}
-	number := 0
-	for a.inputs[number] != in {
-		number++
+	if !fresh {
+		return &e.Value, nil
 	}
+	number := slices.Index(a.inputs, in)
 	dst := d.Dst
 	if a.o.Destination != nil {
 		dst = a.o.Destination(number, dst)
@@ -387,9 +414,9 @@ func (a *Arbiter) line(in *arbiterInput, d *format.Datagram) (*lineState, error)
 	s := a.streams[dst]
 	if s == nil {
 		if len(a.list) >= maxStreams {
-			return nil, fmt.Errorf("more than %d streams; merge a part of them", maxStreams)
+			return nil, errManyStreams
 		}
-		s = &mergedStream{id: uint32(len(a.list)), dst: dst, src: a.o.Sources[dst]}
+		s = &mergedStream{id: uint32(len(a.list)), dst: dst, ifc: d.Interface}
 		a.streams[dst] = s
 		a.list = append(a.list, s)
 	}
@@ -406,6 +433,12 @@ func (a *Arbiter) line(in *arbiterInput, d *format.Datagram) (*lineState, error)
 		l = &lineState{Line: Line{Input: number, Destination: d.Dst}, stream: s, number: len(s.line), known: len(s.line) == 0}
 		s.line = append(s.line, l)
 	}
-	r.src, r.dst, r.line = d.Src, d.Dst, l
-	return l, nil
+	src := d.Src
+	if of := a.o.Sources[dst]; len(of) > 0 && !slices.Contains(of, src) {
+		src = of[0]
+	}
+	e.Value = lineOf{l, src}
+	return &e.Value, nil
 }
+
+var errManyStreams = fmt.Errorf("more than %d streams; merge a part of them", maxStreams)

@@ -34,6 +34,9 @@ type CompareOptions struct {
 	// come and still be reordered instead of lost. The difference of the two
 	// sides' clocks is no part of it.
 	Time time.Duration
+	// Numbers, where given, tell which datagrams were changed: those with the same number
+	// and other bytes. Without it that is told by their place.
+	Numbers Numbers
 	// Clock, where not nil, is taken out of latencies and interval errors: what a
 	// comparison before estimated.
 	Clock *Clock
@@ -71,8 +74,9 @@ type Comparison struct {
 	// Reordered counts matched datagrams that stand in b behind one that stands
 	// later in a (RFC 4737, 3.3).
 	Reordered uint64
-	// Changed counts pairs of OnlyA and OnlyB that stand in the same place of the
-	// stream, between the same two matched neighbours.
+	// Changed counts pairs of OnlyA and OnlyB with the same number, or without
+	// CompareOptions.Numbers in the same place of the stream, between the same two matched
+	// neighbours.
 	Changed uint64
 	// Latency is time in b minus time in a of each match.
 	Latency *Latency
@@ -152,12 +156,10 @@ type side struct {
 	batch format.Batch
 	done  bool
 	last  int64 // time of the latest datagram that was read
-	// recent are the streams of the latest datagrams, each at a place that follows
-	// from its addresses, so that the map is hardly ever asked.
-	recent [256]struct {
-		src, dst netip.AddrPort
-		stream   *stream
-	}
+	// streams are those of its addresses, before they are mapped.
+	streams format.StreamTable[*stream]
+	// given up, by number.
+	lone lone
 }
 
 type stream struct {
@@ -272,7 +274,7 @@ func (c *comparer) step(n int, r format.BatchReader) error {
 			return fmt.Errorf("more than %d streams; compare a part of them", maxStreams)
 		}
 		s.last = d.Time
-		c.add(n, st, xxhash.Sum64(d.Payload)^uint64(d.Length)*golden, d.Time)
+		c.add(n, st, xxhash.Sum64(d.Payload)^uint64(d.Length)*golden, c.o.Numbers.key(d.Payload), d.Time)
 	}
 	return nil
 }
@@ -282,9 +284,12 @@ const golden = 0x9E3779B97F4A7C15
 
 // stream finds d's stream or begins one; nil where there are too many.
 func (c *comparer) stream(n int, d *format.Datagram) *stream {
-	r := &c.sides[n].recent[recentSlot(d)]
-	if r.stream != nil && r.dst == d.Dst && r.src == d.Src {
-		return r.stream
+	e, fresh := c.sides[n].streams.Find(d)
+	if !fresh {
+		if e == nil {
+			return nil
+		}
+		return e.Value
 	}
 	k := StreamKey{Destination: d.Dst}
 	if !c.o.AnySource {
@@ -308,24 +313,8 @@ func (c *comparer) stream(n int, d *format.Datagram) *stream {
 	case n == 1 && !s.SourceB.IsValid():
 		s.SourceB = d.Src
 	}
-	r.src, r.dst, r.stream = d.Src, d.Dst, s
+	e.Value = s
 	return s
-}
-
-// recentSlot is d's place among the recent streams.
-func recentSlot(d *format.Datagram) uint8 {
-	dst, src := d.Dst.Addr(), d.Src.Addr()
-	h := uint64(d.Dst.Port())<<16 ^ uint64(d.Src.Port())
-	for _, a := range [...]netip.Addr{dst, src} {
-		if a.Is4() {
-			b := a.As4()
-			h = (h ^ uint64(b[0])<<40 ^ uint64(b[1])<<32 ^ uint64(b[2])<<8 ^ uint64(b[3])) * golden
-		} else {
-			b := a.As16()
-			h = (h ^ uint64(b[13])<<40 ^ uint64(b[14])<<8 ^ uint64(b[15])) * golden
-		}
-	}
-	return uint8(h >> 56)
 }
 
 func (c *comparer) finish() *Result {
@@ -360,14 +349,17 @@ func (c *comparer) finish() *Result {
 	return r
 }
 
-// add takes in the next datagram of side n.
-func (c *comparer) add(n int, st *stream, hash uint64, t int64) {
+// add takes in the next datagram of side n, with the key of its number.
+func (c *comparer) add(n int, st *stream, hash, number uint64, t int64) {
 	s := &c.sides[n]
 	if s.len() == c.o.Window {
 		c.retire(n)
 	}
+	if number != 0 {
+		number ^= uint64(st.id+1) * golden
+	}
 	p := c.payloads.find(hash ^ uint64(st.id+1)*golden)
-	place := s.push(entry{time: t, payload: p, stream: st.id})
+	place := s.push(entry{time: t, number: number, payload: p, stream: st.id})
 	if peer := c.partner(n, place); peer != 0 {
 		c.match(n, place, peer)
 	} else {
@@ -487,7 +479,7 @@ func (c *comparer) retire(n int) {
 		if q := p.waiting[1-n].first; q != 0 && c.nearby(n, e.time, c.sides[1-n].at(q).time, c.wait) {
 			c.match(n, place, q)
 		} else {
-			c.giveUp(n, st, p)
+			c.giveUp(n, st, p, e.number)
 		}
 	}
 	if e.peer != 0 {
@@ -503,7 +495,7 @@ func (c *comparer) retire(n int) {
 }
 
 // giveUp counts a datagram without a match.
-func (c *comparer) giveUp(n int, st *stream, p *payload) {
+func (c *comparer) giveUp(n int, st *stream, p *payload, number uint64) {
 	again := p.matched == 1
 	switch {
 	case n == 0 && again:
@@ -515,8 +507,17 @@ func (c *comparer) giveUp(n int, st *stream, p *payload) {
 	default:
 		st.OnlyB++
 	}
-	if r := &st.runs[n]; !again && r.length < math.MaxUint32 {
-		r.length++
+	switch r := &st.runs[n]; {
+	case again:
+	case c.o.Numbers.Protocol == Unknown:
+		if r.length < math.MaxUint32 {
+			r.length++
+		}
+	case number == 0:
+	case c.sides[1-n].lone.take(number):
+		st.Changed++
+	default:
+		c.sides[n].lone.put(number)
 	}
 }
 

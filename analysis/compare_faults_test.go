@@ -453,7 +453,7 @@ func TestCompareHoldsNoMore(t *testing.T) {
 	d := format.Datagram{Src: source, Dst: one}
 	for i := range 200_000 {
 		n := rnd.IntN(2)
-		c.add(n, c.stream(n, &d), rnd.Uint64()%5000*golden, int64(i)*100)
+		c.add(n, c.stream(n, &d), rnd.Uint64()%5000*golden, 0, int64(i)*100)
 	}
 	if got := fmt.Sprint(len(c.payloads.list), cap(c.sides[0].ring), cap(c.sides[1].ring), len(c.payloads.slot)); got != "1600 512 512 4096" {
 		t.Errorf("payloads, rings and table: %s", got)

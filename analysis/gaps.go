@@ -165,10 +165,8 @@ func (g *Gaps) take(s *gapStream, p []byte, time int64, noted uint64) {
 	case MPEGTS:
 		g.takeTS(s, p, time, noted)
 		return
-	case Custom:
-		n, ok = g.o.Field.number(p)
 	default:
-		n, ok = layouts[s.protocol].decode(p)
+		n, ok = s.protocol.decode(p, &g.o.Field)
 	}
 	if !ok {
 		g.result.Odd++

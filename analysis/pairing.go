@@ -30,28 +30,35 @@ const (
 
 // leg is one destination in one input.
 type leg struct {
-	input    int
-	dst      netip.AddrPort
-	src      netip.AddrPort
+	legKey
+	sources  []netip.AddrPort
 	payloads int
 }
 
+type legKey struct {
+	input int
+	dst   netip.AddrPort
+}
+
+const pairSources = 16
+
 // FindLines looks at the first 131,072 datagrams of each input for streams of different
-// destinations with the same payloads, and for the source of each stream. Where
+// destinations with the same payloads, and for the sources, 16 at most, that each
+// destination has in the first input with it. Where
 // several inputs have the same destination that is one stream, and no pairing. The
 // destination of the earlier input is the one that others are paired to. Damage is
 // passed over; the error is a failure to read.
-func FindLines(inputs ...format.BatchReader) (pairs []Pairing, sources map[netip.AddrPort]netip.AddrPort, err error) {
-	f := &lineFinder{legs: map[leg]int{}, seen: map[uint64][4]int32{}, common: map[[2]int]int{}}
+func FindLines(inputs ...format.BatchReader) (pairs []Pairing, sources map[netip.AddrPort][]netip.AddrPort, err error) {
+	f := &lineFinder{legs: map[legKey]int{}, seen: map[uint64][4]int32{}, common: map[[2]int]int{}}
 	for n, r := range inputs {
 		if err := f.read(n, r); err != nil {
 			return nil, nil, err
 		}
 	}
-	sources = map[netip.AddrPort]netip.AddrPort{}
+	sources = map[netip.AddrPort][]netip.AddrPort{}
 	for _, l := range f.list {
 		if _, ok := sources[l.dst]; !ok {
-			sources[l.dst] = l.src
+			sources[l.dst] = l.sources
 		}
 	}
 	return f.pair(), sources, nil
@@ -59,7 +66,7 @@ func FindLines(inputs ...format.BatchReader) (pairs []Pairing, sources map[netip
 
 type lineFinder struct {
 	list []leg
-	legs map[leg]int // to its place in list, by input and destination
+	legs map[legKey]int // to its place in list
 	// seen are the streams that have a payload, place+1; one that more than four have
 	// says nothing.
 	seen   map[uint64][4]int32
@@ -88,7 +95,7 @@ func (f *lineFinder) read(input int, r format.BatchReader) error {
 }
 
 func (f *lineFinder) add(input int, d *format.Datagram) {
-	k := leg{input: input, dst: d.Dst}
+	k := legKey{input, d.Dst}
 	at, ok := f.legs[k]
 	if !ok {
 		if len(f.list) >= maxStreams {
@@ -96,8 +103,10 @@ func (f *lineFinder) add(input int, d *format.Datagram) {
 		}
 		at = len(f.list)
 		f.legs[k] = at
-		k.src = d.Src
-		f.list = append(f.list, k)
+		f.list = append(f.list, leg{legKey: k})
+	}
+	if l := &f.list[at]; len(l.sources) < pairSources && !slices.Contains(l.sources, d.Src) {
+		l.sources = append(l.sources, d.Src)
 	}
 	hash := xxhash.Sum64(d.Payload) ^ uint64(d.Length)*golden
 	have := f.seen[hash]

@@ -180,3 +180,33 @@ func (f *Field) number(p []byte) (number, bool) {
 	}
 	return number{seq: v, count: 1}, true
 }
+
+// Numbers says how datagrams are numbered, for joining those with the same number. The
+// zero value is not at all.
+type Numbers struct {
+	Protocol Protocol // not MPEGTS, whose numbers are too few
+	Field    Field    // where Protocol is Custom
+}
+
+// key is a hash of a datagram's numbers and of the numbering that they are of; 0 where it
+// has none, such as a heartbeat.
+func (n *Numbers) key(p []byte) uint64 {
+	if n.Protocol == Unknown || n.Protocol == MPEGTS {
+		return 0
+	}
+	m, ok := n.Protocol.decode(p, &n.Field)
+	if !ok || m.plain || m.count == 0 {
+		return 0
+	}
+	const mix = 0x9E3779B97F4A7C15
+	h := (((m.hi*mix^m.lo)*mix^m.count)*mix ^ m.seq) * mix
+	return (h ^ h>>32) | 1
+}
+
+// decode reads the number of a datagram of a protocol other than Unknown and MPEGTS.
+func (p Protocol) decode(payload []byte, f *Field) (number, bool) {
+	if p == Custom {
+		return f.number(payload)
+	}
+	return layouts[p].decode(payload)
+}

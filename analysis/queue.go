@@ -9,6 +9,7 @@ const rememberedPayloads = 1 << 16
 type entry struct {
 	time, late int64  // ns; late is set in b, on its match
 	peer       uint64 // place of its match on the other side; 0 without
+	number     uint64 // key of its number; 0 without
 	// following is the place of the next one that waits with the same payload; once
 	// it is matched, with othersRun the run of the other side before the match, where
 	// that side came there first.
@@ -50,6 +51,36 @@ func (q *queue) push(e entry) (place uint64) {
 	q.next++
 	*q.at(place) = e
 	return place
+}
+
+// lone are the numbers of the latest 65,536 or so datagrams of a side that were given up:
+// 8 of each that fall together. The zero value is empty.
+type lone struct{ sets [][8]uint64 }
+
+const loneSets = 1 << 13
+
+func (l *lone) put(number uint64) {
+	if l.sets == nil {
+		l.sets = make([][8]uint64, loneSets)
+	}
+	s := &l.sets[number>>40%loneSets]
+	copy(s[1:], s[:7])
+	s[0] = number
+}
+
+// take removes a number; false where it is not there.
+func (l *lone) take(number uint64) bool {
+	if l.sets == nil {
+		return false
+	}
+	s := &l.sets[number>>40%loneSets]
+	for i, n := range s {
+		if n == number {
+			s[i] = 0
+			return true
+		}
+	}
+	return false
 }
 
 // waiting are the places of one side that wait with the same payload, oldest first;

@@ -225,7 +225,7 @@ func closeAll(ins []*input) {
 }
 
 // findLines pairs streams, unless that was said, and finds the sources that OUT names.
-func (m *lineMerger) findLines(ctx context.Context) (sources map[netip.AddrPort]netip.AddrPort, err error) {
+func (m *lineMerger) findLines(ctx context.Context) (sources map[netip.AddrPort][]netip.AddrPort, err error) {
 	only := m.matcher
 	m.matcher = nil // names groups as OUT has them, which is not known yet
 	ins, readers, err := m.open(ctx)
