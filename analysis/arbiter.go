@@ -49,7 +49,7 @@ type Line struct {
 	Input       int
 	Destination netip.AddrPort
 	// Datagrams that were read. First were so before those of any other line, the
-	// copies came Behind the first one by so much, in ns; nil without a copy.
+	// copies came Behind the first one by so much, in ns; nil without a copy, and for lines past the first 256.
 	// Duplicates are copies on the same line, told by their numbers.
 	// Datagrams = First + copies + Duplicates.
 	Datagrams, First, Duplicates uint64
@@ -87,8 +87,10 @@ type Arbiter struct {
 	queue   queue // waiting[0] of the payloads; peer is the set of lines, othersRun the first, late the content's hash
 	pay     payloads
 	now     int64
-	notUDP  uint64
-	forced  uint64
+	// histograms counts the lines that have one.
+	histograms int
+	notUDP     uint64
+	forced     uint64
 }
 
 type arbiterInput struct {
@@ -99,6 +101,7 @@ type arbiterInput struct {
 	key    int64 // latest time up to and including the next datagram's
 	done   bool
 	damage format.DamageLog
+	behind *hdrhistogram.Histogram
 	lines  format.StreamTable[lineOf]
 }
 
@@ -136,8 +139,9 @@ type MergeResult struct {
 	// Forced datagrams stopped waiting for copies before their time, because more than
 	// Window waited: a copy that came later is in the output a second time.
 	Forced uint64
-	// Damage of each input.
+	// Damage of each input, and the Line.Behind of all its lines together.
 	Damage []*format.DamageLog
+	Behind []*hdrhistogram.Histogram
 }
 
 // Result is what came of the merge, at the end. It shares memory with the arbiter.
@@ -155,6 +159,7 @@ func (a *Arbiter) Result() *MergeResult {
 	}
 	for _, in := range a.inputs {
 		r.Damage = append(r.Damage, &in.damage)
+		r.Behind = append(r.Behind, in.behind)
 	}
 	return r
 }
@@ -350,7 +355,7 @@ func (a *Arbiter) first(l *lineState, d *format.Datagram) bool {
 				l.Changed++
 			}
 			l.heard++
-			l.behind(max(d.Time-e.time, 0))
+			a.behind(l, min(max(d.Time-e.time, 0), hour))
 			return false
 		}
 		place = e.following
@@ -390,11 +395,21 @@ func (a *Arbiter) isCopy(l, o *lineState, late int64, repeated bool) bool {
 // within says whether two times that are ns apart are near enough to be copies.
 func (a *Arbiter) within(ns int64) bool { return ns <= int64(a.o.Time) && ns >= -int64(a.o.Time) }
 
-func (l *lineState) behind(ns int64) {
-	if l.Behind == nil {
+// behind records, in ns, how much a copy of l came behind the first one. It is in the
+// histograms' range.
+func (a *Arbiter) behind(l *lineState, ns int64) {
+	if l.Behind == nil && a.histograms < maxHistograms {
+		a.histograms++
 		l.Behind = hdrhistogram.New(1, hour, 2)
 	}
-	_ = l.Behind.RecordValue(min(ns, hour)) // which is in its range
+	if l.Behind != nil {
+		_ = l.Behind.RecordValue(ns)
+	}
+	in := a.inputs[l.Input]
+	if in.behind == nil {
+		in.behind = hdrhistogram.New(1, hour, 3)
+	}
+	_ = in.behind.RecordValue(ns)
 }
 
 // line finds the line of d or begins one.

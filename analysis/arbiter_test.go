@@ -124,6 +124,9 @@ func TestMergeLinesKeepsWhatIsAlone(t *testing.T) {
 	if res := r.Result(); res.NotUDP != 1 || len(res.Streams) != 2 || len(res.Streams[1].Lines) != 1 {
 		t.Errorf("%+v", res)
 	}
+	if n := r.Result().Behind[1].TotalCount(); n != 10 {
+		t.Errorf("%d copies in the second input, want 10", n)
+	}
 	r = NewArbiter(ArbiterOptions{Time: time.Millisecond}, lines(a, later(a, 1_000_001))...)
 	if out := merged(t, r); len(out) != 20 {
 		t.Errorf("copies that are too late: %d datagrams, want 20", len(out))
@@ -131,6 +134,22 @@ func TestMergeLinesKeepsWhatIsAlone(t *testing.T) {
 	r = NewArbiter(ArbiterOptions{Window: 4}, lines(a, later(a, 8000))...)
 	if out := merged(t, r); len(out) != 20 || r.Result().Forced == 0 {
 		t.Errorf("more wait than may: %d datagrams, %d forced", len(out), r.Result().Forced)
+	}
+}
+
+// TestMergeLinesByNumber: with a number a copy may have other bytes, and come twice on
+// the same line; numbers begin anew; what has none goes by its payload.
+func TestMergeLinesByNumber(t *testing.T) {
+	a := append(numbered(one, 100), later(numbered(one, 50), int64(time.Second))...)
+	b := later(drop(a, 3, 40), 500)
+	b[20].Payload = append(append([]byte(nil), b[20].Payload...), 'x')
+	twice := append(append(append([]format.Datagram(nil), a[:30]...), a[10]), a[30:]...)
+	short := format.Datagram{Time: 2e9, Src: source, Dst: one, Payload: []byte("hb"), Length: 2}
+	r := NewArbiter(ArbiterOptions{Numbers: Numbers{Custom, Field{Width: 8, BigEndian: true, Step: 1}}}, lines(append(twice, short), append(b, short))...)
+	out := merged(t, r)
+	l := r.Result().Streams[0].Lines
+	if len(out) != 151 || l[0].Duplicates != 1 || l[1].Changed != 1 || l[1].Lost != 2 || l[0].Lost != 0 || l[0].Datagrams != 152 {
+		t.Errorf("%d datagrams, want 151; %+v", len(out), l)
 	}
 }
 

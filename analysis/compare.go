@@ -83,7 +83,7 @@ type Comparison struct {
 	// IntervalError holds, for each pair of matched datagrams that follow each
 	// other in b, how much their distance in time differs between a and b, in ns.
 	// Differences above an hour count as an hour. As Latency it is nil where there is
-	// no such pair, and for streams past the first 512, which are in the total's only.
+	// no such pair, and for streams past the first 256, which are in the total's only.
 	IntervalError *hdrhistogram.Histogram
 }
 
@@ -97,7 +97,7 @@ const hour = 3_600_000_000_000
 // Bounds of what a capture with made-up streams can cost.
 const (
 	maxStreams    = format.MaxStreams
-	maxHistograms = 512 // streams; 40 KB for each of two or three
+	maxHistograms = 256 // streams; 40 KB for each of two or three
 )
 
 // Result of a comparison.

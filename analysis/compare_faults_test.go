@@ -232,6 +232,30 @@ func TestCompareChanged(t *testing.T) {
 	}
 }
 
+// TestCompareChangedByNumber: with numbers a datagram that was changed is known wherever
+// it stands, and one that was lost beside one that was added is none.
+func TestCompareChangedByNumber(t *testing.T) {
+	a := numbered(one, 2000)
+	var b []format.Datagram
+	for i, d := range a {
+		switch {
+		case i%100 == 7: // lost
+			continue
+		case i%100 == 50:
+			d.Payload = append(append([]byte(nil), d.Payload...), 'x')
+		}
+		b = append(b, d)
+	}
+	b[0].Payload = append(append([]byte(nil), b[0].Payload...), 'x') // has no neighbour before it
+	b[7].Payload = []byte("what stands where one was lost has another number")
+	c := mustCompare(t, &list{ds: a, per: 30}, &list{ds: b, per: 7}, CompareOptions{
+		Numbers: Numbers{Custom, Field{Width: 8, BigEndian: true, Step: 1}},
+	}).Total
+	if c.Changed != 21 || c.OnlyA-c.Changed != 21 || c.OnlyB-c.Changed != 1 {
+		t.Errorf("%d changed of %d and %d", c.Changed, c.OnlyA, c.OnlyB)
+	}
+}
+
 func TestCompareAnySource(t *testing.T) {
 	a, b := numbered(one, 100), numbered(two, 100)
 	for i := range b {

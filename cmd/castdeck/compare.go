@@ -20,9 +20,10 @@ import (
 )
 
 type comparison struct {
-	span      timeSpan
-	only      []string
-	maps      []string
+	span timeSpan
+	only []string
+	maps []string
+	numbering
 	anySource bool
 	align     string
 	tolerate  toleranceValue
@@ -34,6 +35,7 @@ type comparison struct {
 
 	matcher  *mcast.Matcher
 	mappings []replayer.Mapping
+	by       analysis.Numbers
 }
 
 func compareCmd() *cobra.Command {
@@ -52,7 +54,8 @@ different days, begin and end apart, and run at different speeds.
 Columns: ONLY A is lost on the way to B, or of another content there; ONLY B the
 reverse; TWICE repeats a payload that matched; REORDERED stands in B behind one
 that stands later in A; CHANGED are those of ONLY A that have one of ONLY B in
-their place, between the same two neighbours. LATENCY is the time in B minus the
+their place, between the same two neighbours, or with --protocol or --seq with
+their number (see castdeck gaps). LATENCY is the time in B minus the
 time in A; INTERVAL ERROR how much the distance to the datagram before differs.
 
 Latency over two clocks is wrong by their difference. --align takes it out: read
@@ -75,6 +78,10 @@ and latency and interval, the largest one, or latency-p50, latency-p99 and so on
 		Args: argsN(2, 2, "two recordings"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			c.stdout, c.stderr = cmd.OutOrStdout(), cmd.ErrOrStderr()
+			var err error
+			if c.by, err = c.joining(cmd); err != nil {
+				return err
+			}
 			return c.run(cmd.Context(), args)
 		},
 	}
@@ -83,6 +90,7 @@ and latency and interval, the largest one, or latency-p50, latency-p99 and so on
 	f.StringArrayVar(&c.only, "only", nil, "compare only datagrams of this `GROUP`, named as in B (repeatable)")
 	f.StringArrayVar(&c.maps, "map", nil, "what A has for OLD is in B for NEW: `OLD=NEW` (repeatable; first match)")
 	f.BoolVar(&c.anySource, "any-source", false, "datagrams of any source port to a group are one stream")
+	c.addFlags(f, "auto", "datagrams with the same number of this `PROTOCOL` and other bytes are changed; auto: those in the same place")
 	f.StringVar(&c.align, "align", "", "take out how the clocks of A and B differ: `min|median` of the differences")
 	f.Lookup("align").NoOptDefVal = "min"
 	f.Var(&c.tolerate, "tolerate", "differences that are none: lost=0.1%,reordered=5,latency=1ms")
@@ -166,7 +174,7 @@ func (c *comparison) run(ctx context.Context, args []string) error {
 // read compares once. whole is false where an input is damaged or cut off, which is
 // said.
 func (c *comparison) read(ctx context.Context, args []string, clock *analysis.Clock) (r *analysis.Result, whole bool, err error) {
-	o := analysis.CompareOptions{AnySource: c.anySource, Window: int(c.window), Time: c.wait.Duration, Clock: clock}
+	o := analysis.CompareOptions{AnySource: c.anySource, Numbers: c.by, Window: int(c.window), Time: c.wait.Duration, Clock: clock}
 	if len(c.mappings) > 0 {
 		o.Destination = c.mapped
 	}
@@ -411,7 +419,11 @@ func (c *comparison) printText(args []string, r *analysis.Result, clock *analysi
 		fmt.Fprintf(w, "   %s not UDP, not compared\n", plural(r.NotCompared, "packet"))
 	}
 	if clock != nil {
-		fmt.Fprintf(w, "   B's clock shows %s more at first and drifts by %+.3f ppm (by %s): taken out\n", signedNanos(clock.Offset), clock.Drift*1e6, byWhat(c.align))
+		drift := ""
+		if clock.Drift != 0 {
+			drift = fmt.Sprintf(" at first and drifts by %+.3f ppm", clock.Drift*1e6)
+		}
+		fmt.Fprintf(w, "   B's clock shows %s more%s (by %s): taken out\n", signedNanos(clock.Offset), drift, byWhat(c.align))
 	} else if k, ok := r.Clock(true); ok && k.Drift != 0 {
 		fmt.Fprintf(w, "   B's times drift by %+.3f ppm; --align takes that out\n", k.Drift*1e6)
 	}

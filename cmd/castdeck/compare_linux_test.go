@@ -168,6 +168,18 @@ func TestMergeRealLines(t *testing.T) {
 	if got = slices.Compact(got); len(a) == len(all) || len(b) == len(all) || !slices.Equal(got, all) || n != len(all)+differ || s.Datagrams != uint64(n) {
 		t.Errorf("%d merged, %d numbers, want %d; one line had %d, the other %d; %+v", n, len(got), len(all), len(a), len(b), s)
 	}
+	// By the numbers, those that both lost are known, and that the last one differs.
+	first, err1 := strconv.Atoi(all[0])
+	last, err2 := strconv.Atoi(all[len(all)-1])
+	missing := uint64(last-first+1) - uint64(len(all))
+	var byNumber mergeJSON
+	code := lastJSON(t, &byNumber, "merge-lines", "--json", "--force", "--protocol", "rtp", path, "-o", merged)
+	if err1 != nil || err2 != nil || missing == 0 || code != exitLossy || *byNumber.Missing != missing || byNumber.Datagrams != uint64(len(all)) || byNumber.Lines[0].Changed != differ {
+		t.Errorf("exit code %d, %+v; %d numbers, %d missing", code, byNumber, len(all), missing)
+	}
+	if code := lastJSON(t, &byNumber, "merge-lines", "--json", "--force", path, "-o", merged); code != exitLossy || *byNumber.Missing != missing {
+		t.Errorf("recognised: exit code %d, %d missing, want %d", code, *byNumber.Missing, missing)
+	}
 	l := s.Lines[0] // of the one input: both lines
 	if l.Lost != uint64(2*n-len(a)-len(b)) || l.First != uint64(n) || l.Datagrams != uint64(len(a)+len(b)) {
 		t.Errorf("%+v", l)

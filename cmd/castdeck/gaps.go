@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"castdeck/analysis"
 	"castdeck/format"
@@ -73,9 +74,9 @@ type gapSummaryJSON struct {
 
 type gapsFlags struct {
 	analysed
-	protocol, seq string
-	json          bool
-	most          int
+	numbering
+	json bool
+	most int
 }
 
 func gapsCmd() *cobra.Command {
@@ -99,11 +100,10 @@ Protocols: ` + strings.Join(analysis.ProtocolNames(), " ") + `.
 		RunE: func(cmd *cobra.Command, args []string) error { return f.run(cmd, args) },
 	}
 	flags := cmd.Flags()
-	flags.StringVar(&f.protocol, "protocol", "auto", "the `PROTOCOL` of all streams; auto recognises that of each")
-	flags.StringVar(&f.seq, "seq", "", "where the numbers stand: `OFFSET:WIDTH:le|be[:STEP]` in bytes of the payload")
+	f.numbering.addFlags(flags, "auto", "the `PROTOCOL` of all streams; auto recognises that of each")
 	flags.IntVar(&f.most, "list", 10, "print the first `N` gaps of each stream")
 	flags.BoolVar(&f.json, "json", false, "print one JSON object per stream, and a summary")
-	f.addFlags(cmd)
+	f.analysed.addFlags(cmd)
 	return cmd
 }
 
@@ -112,20 +112,43 @@ func (f *gapsFlags) options(cmd *cobra.Command) (o analysis.GapOptions, err erro
 	if f.most < 0 {
 		return o, usagef("--list %d: write 0 or more", f.most)
 	}
-	if o.Protocol, err = analysis.ParseProtocol(f.protocol); err != nil {
-		return o, usagef("--protocol: %v", err)
+	n, err := f.numbers(cmd)
+	return analysis.GapOptions{Protocol: n.Protocol, Field: n.Field}, err
+}
+
+// numbering is --protocol and --seq.
+type numbering struct{ protocol, seq string }
+
+func (f *numbering) addFlags(flags *pflag.FlagSet, otherwise, protocol string) {
+	flags.StringVar(&f.protocol, "protocol", otherwise, protocol)
+	flags.StringVar(&f.seq, "seq", "", "where the numbers stand: `OFFSET:WIDTH:le|be[:STEP]` in bytes of the payload")
+}
+
+// numbers are what the flags say.
+func (f *numbering) numbers(cmd *cobra.Command) (n analysis.Numbers, err error) {
+	if n.Protocol, err = analysis.ParseProtocol(f.protocol); err != nil {
+		return n, usagef("--protocol: %v", err)
 	}
 	if f.seq == "" {
-		return o, nil
+		return n, nil
 	}
 	if cmd.Flags().Changed("protocol") {
-		return o, usagef("--seq and --protocol both say where the numbers stand; name one")
+		return n, usagef("--seq and --protocol both say where the numbers stand; name one")
 	}
-	if o.Field, err = analysis.ParseField(f.seq); err != nil {
-		return o, usagef("--seq: %v", err)
+	if n.Field, err = analysis.ParseField(f.seq); err != nil {
+		return n, usagef("--seq: %v", err)
 	}
-	o.Protocol = analysis.Custom
-	return o, nil
+	n.Protocol = analysis.Custom
+	return n, nil
+}
+
+// joining are the numbers by which datagrams are joined.
+func (f *numbering) joining(cmd *cobra.Command) (analysis.Numbers, error) {
+	n, err := f.numbers(cmd)
+	if err == nil && n.Protocol == analysis.MPEGTS {
+		err = usagef("--protocol mpeg-ts: its numbers come again after 16 packets; join by payload, or by RTP's numbers")
+	}
+	return n, err
 }
 
 func (f *gapsFlags) run(cmd *cobra.Command, paths []string) error {

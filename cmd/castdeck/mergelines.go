@@ -10,7 +10,6 @@ import (
 	"text/tabwriter"
 	"time"
 
-	"github.com/HdrHistogram/hdrhistogram-go"
 	"github.com/spf13/cobra"
 
 	"castdeck/analysis"
@@ -21,11 +20,12 @@ import (
 )
 
 type lineMerger struct {
-	out      string
-	span     timeSpan
-	only     []string
-	pairs    []string
-	maps     []string
+	out   string
+	span  timeSpan
+	only  []string
+	pairs []string
+	maps  []string
+	numbering
 	compress string
 	force    bool
 	window   durationValue
@@ -38,6 +38,10 @@ type lineMerger struct {
 	matcher  *mcast.Matcher
 	mappings []replayer.Mapping
 	paired   map[paired]netip.AddrPort
+	by       analysis.Numbers
+	gaps     *analysis.Gaps
+	missing  map[netip.AddrPort]*uint64 // by destination, of streams with numbers
+	total    *analysis.GapResult
 }
 
 // paired is a stream of one input that is a line of another.
@@ -65,13 +69,17 @@ OUT has the groups and sources of the first line.
 
 A copy is a datagram of another line with the same payload, at most --window later
 by the times of the recordings: the hosts' clocks must agree to that. A payload that
-one line repeats is kept as often as that line had it.
+one line repeats is kept as often as that line had it. With --protocol or --seq
+a copy has the same sequence number, on any line; CHANGED counts those with other
+bytes, and what has no number goes by its payload.
 
-The report says for each line what it lost that another had, how often it was the
-first, and by how much it was behind otherwise. Memory is bounded: at most
+The report says for each line what it LOST that another had, how often it was the
+FIRST, and by how much it was BEHIND otherwise. What all lines lost is MISSING:
+sequence numbers that are not in OUT, of the protocols that are recognised or
+named (see castdeck gaps); - where there are no numbers. Memory is bounded: at most
 --hold datagrams wait for their copies, 110 bytes each.
 
-Exit code 3 when a recording is damaged.`,
+Exit code 3 when numbers are missing, or a recording is damaged.`,
 		Example: `  castdeck merge-lines line-a.pcapng.zst line-b.pcapng.zst -o feed.pcapng.zst
   castdeck merge-lines --pair 239.1.1.1:5000=239.2.1.1:5000 a.pcap b.pcap -o ab.pcap
   castdeck merge-lines both.pcap -o one.pcapng.zst
@@ -79,6 +87,10 @@ Exit code 3 when a recording is damaged.`,
 		Args: argsN(1, analysis.MaxLines, "one or more recordings"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			m.stdout, m.stderr = cmd.OutOrStdout(), cmd.ErrOrStderr()
+			var err error
+			if m.by, err = m.joining(cmd); err != nil {
+				return err
+			}
 			ctx, stop := orderlyEnd(cmd.Context())
 			defer stop()
 			return m.run(ctx, args)
@@ -90,6 +102,7 @@ Exit code 3 when a recording is damaged.`,
 	f.StringArrayVar(&m.only, "only", nil, "keep only datagrams of this `GROUP`, named as in OUT (repeatable)")
 	f.StringArrayVar(&m.pairs, "pair", nil, "these are lines of one stream, which OUT has as FIRST: `FIRST=SECOND` (repeatable)")
 	f.StringArrayVar(&m.maps, "map", nil, "what any recording has for OLD is in OUT for NEW: `OLD=NEW` (repeatable; first match)")
+	m.addFlags(f, "auto", "copies have the same number of this `PROTOCOL`; auto: the same payload, and gaps are looked for in what is recognised")
 	f.StringVar(&m.compress, "compress", "", "`zstd|gzip|none`; default by OUT's name")
 	f.Var(&m.window, "window", "how much later than the first a copy may come")
 	f.Var(&m.hold, "hold", "datagrams that wait for their copies, 16 to 16777216")
@@ -171,18 +184,20 @@ func (m *lineMerger) run(ctx context.Context, args []string) error {
 		sources = append(sources, s)
 	}
 	a := analysis.NewArbiter(analysis.ArbiterOptions{
-		Destination: m.destination, Sources: names, Window: int(m.hold), Time: m.window.Duration,
+		Destination: m.destination, Sources: names, Numbers: m.by, Window: int(m.hold), Time: m.window.Duration,
 	}, sources...)
 	out, err := createOutput(m.out, kind, c.options(ins[0]))
 	if err != nil {
 		return err
 	}
+	m.gaps = analysis.NewGaps(analysis.GapOptions{Protocol: m.by.Protocol, Field: m.by.Field})
 	err = m.copy(ctx, a, out)
 	if err = out.unfinished(endOf(err, out.Close())); err != nil {
 		return err
 	}
 	r := a.Result()
-	whole := true
+	m.findMissing()
+	whole := m.total.Total.Missing == 0
 	for i, in := range ins {
 		whole = tellDamage(m.stderr, in, r.Damage[i]) && whole
 	}
@@ -269,6 +284,7 @@ func (m *lineMerger) copy(ctx context.Context, a *analysis.Arbiter, out *output)
 		case err != nil:
 			return err
 		}
+		m.gaps.Add(&b)
 		ether.Convert(&b)
 		if err := out.describe(ether.Interfaces()); err != nil {
 			return err
@@ -279,12 +295,29 @@ func (m *lineMerger) copy(ctx context.Context, a *analysis.Arbiter, out *output)
 	}
 }
 
+// findMissing adds up what is missing of each stream.
+func (m *lineMerger) findMissing() {
+	m.total = m.gaps.Finish()
+	m.missing = map[netip.AddrPort]*uint64{}
+	for i := range m.total.Numberings {
+		n := &m.total.Numberings[i]
+		if n.Protocol == analysis.Unknown {
+			continue
+		}
+		if m.missing[n.Dst] == nil {
+			m.missing[n.Dst] = new(uint64)
+		}
+		*m.missing[n.Dst] += n.Missing
+	}
+}
+
 // mergeJSON has the fixed keys of merge-lines --json.
 type mergeJSON struct {
 	Event     string     `json:"event,omitempty"`
 	Group     string     `json:"group,omitempty"`
 	Port      uint16     `json:"port,omitempty"`
 	Datagrams uint64     `json:"datagrams"`
+	Missing   *uint64    `json:"missing"` // null where there are no numbers
 	Lines     []lineJSON `json:"lines"`
 	Path      string     `json:"path,omitempty"`
 	FileBytes int64      `json:"file_bytes,omitempty"`
@@ -300,11 +333,13 @@ type lineJSON struct {
 	Datagrams uint64        `json:"datagrams"`
 	Lost      uint64        `json:"lost"`
 	First     uint64        `json:"first"`
+	Twice     uint64        `json:"duplicates"`
+	Changed   uint64        `json:"changed"`
 	Behind    *latenessJSON `json:"behind_ns"`
 }
 
 func (m *lineMerger) toLine(l *analysis.Line) lineJSON {
-	j := lineJSON{Path: m.paths[l.Input], Datagrams: l.Datagrams, Lost: l.Lost, First: l.First, Behind: latenessOf(l.Behind)}
+	j := lineJSON{Path: m.paths[l.Input], Datagrams: l.Datagrams, Lost: l.Lost, First: l.First, Twice: l.Duplicates, Changed: l.Changed, Behind: latenessOf(l.Behind)}
 	if l.Destination.IsValid() {
 		j.Group, j.Port = l.Destination.Addr().String(), l.Destination.Port()
 	}
@@ -316,7 +351,7 @@ func (m *lineMerger) toLine(l *analysis.Line) lineJSON {
 func (m *lineMerger) totals(r *analysis.MergeResult) (lines []analysis.Line) {
 	lines = make([]analysis.Line, len(m.paths))
 	for i := range lines {
-		lines[i].Input = i
+		lines[i].Input, lines[i].Behind = i, r.Behind[i]
 	}
 	for _, s := range r.Streams {
 		for _, l := range s.Lines {
@@ -324,12 +359,8 @@ func (m *lineMerger) totals(r *analysis.MergeResult) (lines []analysis.Line) {
 			t.Datagrams += l.Datagrams
 			t.Lost += l.Lost
 			t.First += l.First
-			if l.Behind != nil {
-				if t.Behind == nil {
-					t.Behind = hdrhistogram.New(l.Behind.LowestTrackableValue(), l.Behind.HighestTrackableValue(), int(l.Behind.SignificantFigures()))
-				}
-				t.Behind.Merge(l.Behind)
-			}
+			t.Duplicates += l.Duplicates
+			t.Changed += l.Changed
 		}
 	}
 	return lines
@@ -348,7 +379,7 @@ func (m *lineMerger) report(r *analysis.MergeResult, size int64) error {
 func (m *lineMerger) reportJSON(r *analysis.MergeResult, size int64) error {
 	for i := range r.Streams {
 		s := &r.Streams[i]
-		j := mergeJSON{Group: s.Destination.Addr().String(), Port: s.Destination.Port(), Datagrams: s.Datagrams}
+		j := mergeJSON{Group: s.Destination.Addr().String(), Port: s.Destination.Port(), Datagrams: s.Datagrams, Missing: m.missing[s.Destination]}
 		for k := range s.Lines {
 			j.Lines = append(j.Lines, m.toLine(&s.Lines[k]))
 		}
@@ -358,6 +389,9 @@ func (m *lineMerger) reportJSON(r *analysis.MergeResult, size int64) error {
 	}
 	n := len(r.Streams)
 	j := mergeJSON{Event: "summary", Datagrams: r.Datagrams, Path: m.out, FileBytes: size, Streams: &n, NotUDP: &r.NotUDP, Forced: &r.Forced}
+	if len(m.missing) > 0 {
+		j.Missing = &m.total.Total.Missing
+	}
 	for _, l := range m.totals(r) {
 		j.Lines = append(j.Lines, m.toLine(&l))
 	}
@@ -371,13 +405,14 @@ func (m *lineMerger) reportText(r *analysis.MergeResult, bytes int64) error {
 		fmt.Fprintf(w, "  %s not UDP left out\n", plural(r.NotUDP, "packet"))
 	}
 	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintln(tw, "  GROUP\tLINE\tIN\tDATAGRAMS\tLOST\tFIRST\tBEHIND p50\tp99\tp99.9\tmax\t")
-	row := func(group string, l *analysis.Line) {
+	fmt.Fprintln(tw, "  GROUP\tMISSING\tLINE\tIN\tDATAGRAMS\tLOST\tFIRST\tTWICE\tCHANGED\tBEHIND p50\tp99\tp99.9\tmax\t")
+	row := func(group, missing string, l *analysis.Line) {
 		line := "all"
 		if l.Destination.IsValid() {
 			line = l.Destination.String()
 		}
-		fmt.Fprintf(tw, "  %s\t%s\t%s\t%s\t%s\t%s", group, line, oneLine(m.paths[l.Input]), count(l.Datagrams), count(l.Lost), count(l.First))
+		fmt.Fprintf(tw, "  %s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s", group, missing, line, oneLine(m.paths[l.Input]),
+			count(l.Datagrams), count(l.Lost), count(l.First), count(l.Duplicates), count(l.Changed))
 		if b := latenessOf(l.Behind); b != nil {
 			fmt.Fprintf(tw, "\t%s\t%s\t%s\t%s\t\n", nanos(b.P50), nanos(b.P99), nanos(b.P999), nanos(b.Max))
 		} else {
@@ -387,21 +422,28 @@ func (m *lineMerger) reportText(r *analysis.MergeResult, bytes int64) error {
 	rows := 0
 	for i := range r.Streams {
 		s := &r.Streams[i]
-		group := s.Destination.String()
+		group, missing := s.Destination.String(), "-"
+		if n := m.missing[s.Destination]; n != nil {
+			missing = count(*n)
+		}
 		for k := range s.Lines {
 			if rows++; rows%tableRows == 0 {
 				if err := tw.Flush(); err != nil {
 					return err
 				}
 			}
-			row(group, &s.Lines[k])
-			group = ""
+			row(group, missing, &s.Lines[k])
+			group, missing = "", ""
 		}
 	}
 	if len(r.Streams) > 1 {
 		for _, l := range m.totals(r) {
-			row("all", &l)
+			row("all", "", &l)
 		}
 	}
-	return tw.Flush()
+	if err := tw.Flush(); err != nil || m.total.Total.Missing == 0 {
+		return err
+	}
+	_, err := fmt.Fprintf(w, "NOT WHOLE: %s missing\n", plural(m.total.Total.Missing, "sequence number"))
+	return err
 }
