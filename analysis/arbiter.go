@@ -29,7 +29,7 @@ type ArbiterOptions struct {
 	// Datagrams without a number are told by their payload.
 	Numbers Numbers
 	// Window is how many datagrams, all streams together, wait for their copies: default
-	// 524,288, at most 2^24. It bounds the memory, about 110 bytes each.
+	// 524,288, at most 2^24. It bounds the memory, about 140 bytes each.
 	Window int
 	// Time is how much later than the first a copy may come, by the times of the inputs:
 	// default 500 ms, that of ST 2022-7 class C three times.

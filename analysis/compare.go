@@ -27,7 +27,7 @@ type CompareOptions struct {
 	AnySource bool
 	// Window is how many datagrams of each side are held while they wait for their
 	// match, all streams together: default 131,072, at most 2^24. It bounds the memory,
-	// about 250 bytes each, and how far apart in order the two sides may be.
+	// about 140 bytes each, and how far apart in order the two sides may be.
 	Window int
 	// Time is how far behind the latest match, by the clock of its own side, a
 	// datagram waits: default 1 s. It bounds how much later than others a datagram may

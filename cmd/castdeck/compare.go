@@ -64,7 +64,7 @@ took no time at all), or with --align=median through the middle ones. The drift 
 median of all slopes, fitted where the traffic lasts 10 s or more.
 
 Memory is bounded: of each side --window datagrams wait for their match at most,
-about 250 bytes each, and none waits longer than --wait behind the latest match.
+about 140 bytes each, and none waits longer than --wait behind the latest match.
 
 Exit code 0 when both hold the same datagrams in the same order, or differ no
 more than --tolerate says; 3 when they differ, or one of them is damaged. --tolerate

@@ -77,7 +77,7 @@ The report says for each line what it LOST that another had, how often it was th
 FIRST, and by how much it was BEHIND otherwise. What all lines lost is MISSING:
 sequence numbers that are not in OUT, of the protocols that are recognised or
 named (see castdeck gaps); - where there are no numbers. Memory is bounded: at most
---hold datagrams wait for their copies, 110 bytes each.
+--hold datagrams wait for their copies, 140 bytes each.
 
 Exit code 3 when numbers are missing, or a recording is damaged.`,
 		Example: `  castdeck merge-lines line-a.pcapng.zst line-b.pcapng.zst -o feed.pcapng.zst

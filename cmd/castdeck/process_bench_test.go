@@ -64,6 +64,11 @@ func BenchmarkProcess(b *testing.B) {
 		// The benchmark's feed numbers all groups together: each sees every eighth number.
 		{"gaps", []contender{{castdeck, []string{"gaps", "--seq", "0:8:be:8", x}}, tshark, capinfos}},
 		{"stats", []contender{{castdeck, []string{"stats", x}}, tshark, capinfos}},
+		// castdeck reads two captures here, the others one.
+		{"compare", []contender{{castdeck, []string{"compare", x, x}}, tshark, capinfos}},
+		// mergecap keeps both copies.
+		{"merge-lines", []contender{{castdeck, []string{"merge-lines", "--force", x, x, "-o", out("merged.pcap")}},
+			{"mergecap", []string{"-F", "nsecpcap", "-w", out("mergecap.pcap"), x, x}}}},
 	} {
 		b.Run(job.name, func(b *testing.B) { compareProcesses(b, bytes, job.contenders) })
 	}
