@@ -113,7 +113,7 @@ func (f *gapsFlags) options(cmd *cobra.Command) (o analysis.GapOptions, err erro
 		return o, usagef("--list %d: write 0 or more", f.most)
 	}
 	n, err := f.numbers(cmd)
-	return analysis.GapOptions{Protocol: n.Protocol, Field: n.Field}, err
+	return analysis.GapOptions(n), err
 }
 
 // numbering is --protocol and --seq.
