@@ -66,6 +66,10 @@ func TestScripts(t *testing.T) {
 	netnstest.Require(t)
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata",
+		Setup: func(env *testscript.Env) error { // what make race says to every process
+			env.Vars = append(env.Vars, "GORACE="+os.Getenv("GORACE"))
+			return nil
+		},
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
 			"feed":     scriptFeed,
 			"joined":   scriptJoined,
