@@ -117,6 +117,16 @@ func (b *inbox) stop(s *nl.NetlinkSocket) {
 	s.Close()
 }
 
+// attributes reads the attributes of a message. The library steps over the padding of
+// the last one without looking whether it is there.
+func attributes(data []byte) ([]syscall.NetlinkRouteAttr, error) {
+	if n := len(data) % 4; n > 0 {
+		data = append(slices.Clone(data), make([]byte, 4-n)...)
+	}
+	return nl.ParseRouteAttr(data)
+}
+
+
 // parseNews reads one message; false where it is of no interest.
 func parseNews(kind uint16, data []byte) (n news, ok bool) {
 	switch kind {
@@ -133,7 +143,7 @@ func parseNews(kind uint16, data []byte) (n news, ok bool) {
 		if kind == unix.RTM_DELLINK {
 			n.kind = newsGone
 		}
-		attrs, err := nl.ParseRouteAttr(data[unix.SizeofIfInfomsg:])
+		attrs, err := attributes(data[unix.SizeofIfInfomsg:])
 		if err != nil {
 			return n, false
 		}
@@ -152,7 +162,7 @@ func parseNews(kind uint16, data []byte) (n news, ok bool) {
 		if kind == unix.RTM_DELADDR {
 			n.kind = newsNoAddress
 		}
-		attrs, err := nl.ParseRouteAttr(data[unix.SizeofIfAddrmsg:])
+		attrs, err := attributes(data[unix.SizeofIfAddrmsg:])
 		if err != nil {
 			return n, false
 		}
