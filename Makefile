@@ -47,10 +47,10 @@ race:
 bench:
 	$(GO) test -run '^$$' -bench . -benchtime $(BENCHTIME) ./...
 
-# Each fuzz target for a while, three at a time; the corpus seeds run in every go test.
+# Each fuzz target for a while, four at a time; the corpus seeds run in every go test.
 fuzz:
 	@$(GO) list ./... | while read -r pkg; do $(GO) test -list '^Fuzz' $$pkg | sed -n "s,^Fuzz,$$pkg &,p"; done | \
-	  GO='$(GO)' FUZZTIME=$(FUZZTIME) xargs -P 3 -n 2 .ci/fuzz
+	  GO='$(GO)' FUZZTIME=$(FUZZTIME) xargs -P 4 -n 2 .ci/fuzz
 
 # SIGKILL at random moments; go test does it 200 times.
 crash:

@@ -126,7 +126,6 @@ func attributes(data []byte) ([]syscall.NetlinkRouteAttr, error) {
 	return nl.ParseRouteAttr(data)
 }
 
-
 // parseNews reads one message; false where it is of no interest.
 func parseNews(kind uint16, data []byte) (n news, ok bool) {
 	switch kind {

@@ -64,6 +64,7 @@ var replayers = []replayTool{
 	{name: "castdeck", paced: true, full: true, rate: castdeckRate, args: castdeckArgs()},
 	{name: "castdeck --realtime", paced: true, args: castdeckArgs("--realtime")},
 	{name: "castdeck --gso off", full: true, rate: castdeckRate, args: castdeckArgs("--gso", "off")},
+	{name: "castdeck --raw", full: true, rate: castdeckRate, args: castdeckArgs("--raw")},
 	{name: "tcpreplay nano", program: "tcpreplay", paced: true, args: tcpreplayArgs("nano")},
 	{name: "tcpreplay gtod", program: "tcpreplay", paced: true, args: tcpreplayArgs("gtod")},
 	{name: "tcpreplay select", program: "tcpreplay", paced: true, args: tcpreplayArgs("select")},
