@@ -461,6 +461,21 @@ func (w *tape) check(t *testing.T, sent uint64, st Stats) {
 	}
 }
 
+// overload sends n datagrams and one before them while the writer stands at its gate,
+// until the queue is full, and then opens the gate and waits until all are accounted for.
+func overload(t *testing.T, r *recording, w *tape, k *talker, group netip.AddrPort, n uint64) {
+	t.Helper()
+	k.sequence(group, 0, 1, 64)
+	w.wait(t)
+	k.sequence(group, 1, n, 64)
+	until(t, "the queue is full", func() bool { return r.Pressure() == 1 })
+	close(w.gate)
+	until(t, "all is accounted for", func() bool {
+		st := r.Stats()
+		return st.Datagrams+st.Dropped.Kernel == n+1
+	})
+}
+
 func TestLedgerUnderLoss(t *testing.T) {
 	tx, rx := netnstest.Veth(t)
 	k := newTalker(t, tx, source(t, tx, false), 1)
@@ -474,16 +489,8 @@ func TestLedgerUnderLoss(t *testing.T) {
 		// buffer: everything fills up, and the kernel drops.
 		w := &tape{gate: make(chan struct{}), entered: make(chan struct{}, 1)}
 		r := record(t, []Subscription{{Group: group, Interface: rx}}, Options{Buffer: 64 << 10, Queue: 1, StatsInterval: 10 * time.Millisecond}, w)
-		k.sequence(group, 0, 1, 64)
-		w.wait(t)
 		n := uint64(20_000 + 1000*run)
-		k.sequence(group, 1, n, 64)
-		until(t, "the queue is full", func() bool { return r.Pressure() == 1 })
-		close(w.gate)
-		until(t, "all is accounted for", func() bool {
-			st := r.Stats()
-			return st.Datagrams+st.Dropped.Kernel == n+1
-		})
+		overload(t, r, w, k, group, n)
 		k.sequence(group, n+1, 100, 64) // so that losses are followed by datagrams
 		r.end()
 		st := r.Stats()

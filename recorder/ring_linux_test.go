@@ -165,16 +165,8 @@ func TestRingLedgerUnderLoss(t *testing.T) {
 			group := subs[0].Group
 			w := &tape{gate: make(chan struct{}), entered: make(chan struct{}, 1)}
 			r := record(t, subs, packets(Options{Buffer: 1, Queue: 1, StatsInterval: 10 * time.Millisecond}), w)
-			k.sequence(group, 0, 1, 64)
-			w.wait(t)
 			n := uint64(20_000 + 1000*run)
-			k.sequence(group, 1, n, 64)
-			until(t, "the queue is full", func() bool { return r.Pressure() == 1 })
-			close(w.gate)
-			until(t, "all is accounted for", func() bool {
-				st := r.Stats()
-				return st.Datagrams+st.Dropped.Kernel == n+1
-			})
+			overload(t, r, w, k, group, n)
 			k.sequence(subs[groups-1].Group, n+1, 100, 64)
 			r.end()
 			st := r.Stats()

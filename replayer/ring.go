@@ -182,10 +182,21 @@ func (f *feeder) prepare() {
 	f.destinations = make(map[target]*counts)
 }
 
+// patience counts the damages in a row without a datagram between them.
+type patience int
+
+// damaged counts one more; the error says that the source does not move on.
+func (p *patience) damaged(err error) error {
+	if *p++; *p > maxBarren {
+		return fmt.Errorf("%d damages in a row and nothing between them; the last: %w", *p, err)
+	}
+	return nil
+}
+
 func (f *feeder) run() {
 	defer close(f.ring.full)
 	rounder, _ := f.src.(Rounder)
-	barren := 0
+	var barren patience
 	for {
 		s := f.take()
 		if s == nil {
@@ -242,8 +253,7 @@ func (f *feeder) run() {
 				if len(f.damage) < maxDamage {
 					f.damage = append(f.damage, err)
 				}
-				if barren++; barren > maxBarren {
-					f.err = fmt.Errorf("%d damages in a row and nothing between them; the last: %w", barren, err)
+				if f.err = barren.damaged(err); f.err != nil {
 					return
 				}
 			}

@@ -3,7 +3,6 @@ package replayer
 import (
 	"cmp"
 	"errors"
-	"fmt"
 	"io"
 	"net/netip"
 	"slices"
@@ -73,7 +72,7 @@ func Look(src format.BatchReader, o Options) (*Survey, error) {
 	when := schedule{Pacing: o.Pacing}
 	var b format.Batch
 	var last int64
-	barren := 0
+	var barren patience
 	for {
 		err := src.ReadBatch(&b)
 		var corrupt *format.CorruptError
@@ -83,8 +82,8 @@ func Look(src format.BatchReader, o Options) (*Survey, error) {
 			return s, nil
 		case errors.As(err, &corrupt):
 			s.Damaged++
-			if barren++; barren > maxBarren {
-				return nil, fmt.Errorf("%d damages in a row and nothing between them; the last: %w", barren, err)
+			if err := barren.damaged(err); err != nil {
+				return nil, err
 			}
 			continue
 		case err != nil:

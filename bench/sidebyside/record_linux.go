@@ -11,7 +11,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
-	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -19,7 +18,6 @@ import (
 
 	"castdeck/format"
 	"castdeck/format/pcapfile"
-	"castdeck/internal/netns"
 	"castdeck/replayer"
 )
 
@@ -81,73 +79,45 @@ var recorders = []recorderTool{
 	}},
 }
 
+func (t recorderTool) title() string { return t.name }
+func (t recorderTool) needs() string { return t.program }
+
 // Recorders are the names of the tools that Record knows.
-func Recorders() []string {
-	var names []string
-	for _, t := range recorders {
-		names = append(names, t.name)
-	}
-	return names
-}
+func Recorders() []string { return titles(recorders) }
 
 // Missing are the tools among those asked for that are not installed.
-func (o RecordOptions) Missing() []string {
-	var missing []string
-	for _, t := range recorders {
-		if t.program != "" && o.wants(t.name) {
-			if _, err := exec.LookPath(t.program); err != nil {
-				missing = append(missing, t.name)
-			}
-		}
-	}
-	return missing
-}
-
-func (o RecordOptions) wants(name string) bool {
-	return len(o.Tools) == 0 || slices.Contains(o.Tools, name)
-}
+func (o RecordOptions) Missing() []string { return missing(recorders, o.Tools) }
 
 // Record runs every recorder on every case and returns all runs. A tool that fails
 // is no error: its run says so. Cancelling ctx ends between two runs.
 func Record(ctx context.Context, o RecordOptions) ([]RecordRun, error) {
 	o = o.withDefaults()
-	for _, name := range o.Tools {
-		if !slices.Contains(Recorders(), name) {
-			return nil, fmt.Errorf("no recorder %q (have %s)", name, strings.Join(Recorders(), "; "))
-		}
+	if err := known("recorder", Recorders(), o.Tools); err != nil {
+		return nil, err
 	}
-	missing := o.Missing()
+	tools := present(recorders, o.Tools)
 	runtime.LockOSThread() // the recorders live as long as the thread that started them
 	defer runtime.UnlockOSThread()
-	const tx, rx = "bench-tx", "bench-rx"
-	remove, err := netns.Veth(tx, rx, 200)
+	dir, remove, err := stage(o.Dir)
 	if err != nil {
 		return nil, err
 	}
 	defer remove()
-	if err := netns.CutRuns(tx); err != nil {
-		return nil, err
-	}
-	dir, err := os.MkdirTemp(o.Dir, "castdeck-bench-")
-	if err != nil {
-		return nil, err
-	}
-	defer os.RemoveAll(dir)
 	var runs []RecordRun
 	for _, groups := range o.Groups {
 		for _, size := range o.Sizes {
 			for _, rate := range o.Rates {
 				for range o.Repeat {
-					for _, t := range recorders {
-						if !o.wants(t.name) || slices.Contains(missing, t.name) || t.one && groups > 1 {
+					for _, t := range tools {
+						if t.one && groups > 1 {
 							continue
 						}
 						if err := ctx.Err(); err != nil {
 							return runs, err
 						}
 						r := RecordRun{Tool: t.name, Rate: rate, Size: size, Groups: groups}
-						j := recordJob{iface: rx, path: filepath.Join(dir, t.file), groups: groups, size: size, buffer: o.Buffer}
-						r.Err = t.run(ctx, o, j, tx, &r)
+						j := recordJob{iface: stageRx, path: filepath.Join(dir, t.file), groups: groups, size: size, buffer: o.Buffer}
+						r.Err = t.run(ctx, o, j, &r)
 						for _, left := range []string{j.path, multicatTimes(j.path, size)} {
 							os.Remove(left)
 						}
@@ -164,12 +134,12 @@ func Record(ctx context.Context, o RecordOptions) ([]RecordRun, error) {
 }
 
 // run starts the recorder, sends, ends it, and counts what it recorded.
-func (t recorderTool) run(ctx context.Context, o RecordOptions, j recordJob, tx string, r *RecordRun) error {
+func (t recorderTool) run(ctx context.Context, o RecordOptions, j recordJob, r *RecordRun) error {
 	src, err := newTraffic(groupsOf(j.groups), j.size, r.Rate, int(r.Rate*o.Duration.Seconds()))
 	if err != nil {
 		return err
 	}
-	rep, err := replayer.New(replayer.Options{Interface: tx})
+	rep, err := replayer.New(replayer.Options{Interface: stageTx})
 	if err != nil {
 		return err
 	}

@@ -25,7 +25,6 @@ import (
 	"castdeck/bench"
 	"castdeck/format"
 	"castdeck/format/pcapfile"
-	"castdeck/internal/netns"
 	"castdeck/recorder"
 )
 
@@ -33,14 +32,6 @@ import (
 //
 //go:embed udploop.c.txt
 var loopSource []byte
-
-// The tools' ends of the pair of interfaces.
-const (
-	replayTx, replayRx = "bench-tx", "bench-rx"
-	replayNumber       = 201
-)
-
-var replaySource = netip.AddrFrom4([4]byte{10, 77, replayNumber, 1})
 
 // replayTool is a program that replays, and how it is asked to.
 type replayTool struct {
@@ -74,16 +65,16 @@ var replayers = []replayTool{
 		if full {
 			mode = "max"
 		}
-		return []string{f.loop, replaySource.String(), mode}
+		return []string{f.loop, stageSource.String(), mode}
 	}},
 	{name: "multicat", program: "multicat", paced: true, even: true, args: func(f replayFiles, _ bool) []string {
-		return []string{"-u", "-U", "-m", f.size, f.raw, groupsOf(1)[0].String() + "@" + replaySource.String()}
+		return []string{"-u", "-U", "-m", f.size, f.raw, groupsOf(1)[0].String() + "@" + stageSource.String()}
 	}},
 }
 
 func castdeckArgs(more ...string) func(replayFiles, bool) []string {
 	return func(f replayFiles, full bool) []string {
-		args := append([]string{"replay", f.pcap, "-i", replayTx, "--json"}, more...)
+		args := append([]string{"replay", f.pcap, "-i", stageTx, "--json"}, more...)
 		if full {
 			args = append(args, "--speed", "max")
 		}
@@ -94,9 +85,9 @@ func castdeckArgs(more ...string) func(replayFiles, bool) []string {
 func tcpreplayArgs(timer string) func(replayFiles, bool) []string {
 	return func(f replayFiles, full bool) []string {
 		if full {
-			return []string{"-i", replayTx, "-t", "-K", f.pcap}
+			return []string{"-i", stageTx, "-t", "-K", f.pcap}
 		}
-		return []string{"-i", replayTx, "-K", "--timer", timer, f.pcap}
+		return []string{"-i", stageTx, "-K", "--timer", timer, f.pcap}
 	}
 }
 
@@ -137,63 +128,38 @@ func ratio(count, seconds string) (float64, error) {
 	return n / max(s, 1e-9), errors.Join(err1, err2)
 }
 
-// Replayers are the names of the tools that Replay knows.
-func Replayers() []string {
-	var names []string
-	for _, t := range replayers {
-		names = append(names, t.name)
+func (t replayTool) title() string { return t.name }
+
+func (t replayTool) needs() string {
+	if t.program == "udploop" {
+		return "cc"
 	}
-	return names
+	return t.program
 }
+
+// Replayers are the names of the tools that Replay knows.
+func Replayers() []string { return titles(replayers) }
 
 // Missing are the tools among those asked for that are not installed. The C loop
 // needs a compiler.
-func (o ReplayOptions) Missing() []string {
-	var missing []string
-	for _, t := range replayers {
-		program := t.program
-		if program == "udploop" {
-			program = "cc"
-		}
-		if program != "" && o.wants(t.name) {
-			if _, err := exec.LookPath(program); err != nil {
-				missing = append(missing, t.name)
-			}
-		}
-	}
-	return missing
-}
-
-func (o ReplayOptions) wants(name string) bool {
-	return len(o.Tools) == 0 || slices.Contains(o.Tools, name)
-}
+func (o ReplayOptions) Missing() []string { return missing(replayers, o.Tools) }
 
 // Replay runs every tool on every case and returns all runs. A tool that fails is no
 // error: its run says so. Cancelling ctx ends between two runs.
 func Replay(ctx context.Context, o ReplayOptions) ([]ReplayRun, error) {
 	o = o.withDefaults()
-	for _, name := range o.Tools {
-		if !slices.Contains(Replayers(), name) {
-			return nil, fmt.Errorf("no replayer %q (have %s)", name, strings.Join(Replayers(), "; "))
-		}
+	if err := known("replayer", Replayers(), o.Tools); err != nil {
+		return nil, err
 	}
 	runtime.LockOSThread() // the tools live as long as the thread that started them
 	defer runtime.UnlockOSThread()
-	remove, err := netns.Veth(replayTx, replayRx, replayNumber)
+	dir, remove, err := stage(o.Dir)
 	if err != nil {
 		return nil, err
 	}
 	defer remove()
-	if err := netns.CutRuns(replayTx); err != nil {
-		return nil, err
-	}
-	dir, err := os.MkdirTemp(o.Dir, "castdeck-bench-")
-	if err != nil {
-		return nil, err
-	}
-	defer os.RemoveAll(dir)
-	c := &comparison{o: o, dir: dir, missing: o.Missing()}
-	if o.wants("C loop") && !slices.Contains(c.missing, "C loop") {
+	c := &comparison{o: o, dir: dir, tools: present(replayers, o.Tools)}
+	if slices.ContainsFunc(c.tools, func(t replayTool) bool { return t.program == "udploop" }) {
 		c.loop = filepath.Join(dir, "udploop")
 		source := c.loop + ".c"
 		if err := os.WriteFile(source, loopSource, 0o600); err != nil {
@@ -217,11 +183,11 @@ func Replay(ctx context.Context, o ReplayOptions) ([]ReplayRun, error) {
 }
 
 type comparison struct {
-	o       ReplayOptions
-	dir     string
-	missing []string
-	loop    string // the compiled program
-	runs    []ReplayRun
+	o     ReplayOptions
+	dir   string
+	tools []replayTool
+	loop  string // the compiled program
+	runs  []ReplayRun
 }
 
 // all runs every tool on one case, in turns.
@@ -232,9 +198,8 @@ func (c *comparison) all(ctx context.Context, proto ReplayRun) error {
 		return err
 	}
 	for range c.o.Repeat {
-		for _, t := range replayers {
-			if !c.o.wants(t.name) || slices.Contains(c.missing, t.name) || full && !t.full || !full && !t.paced ||
-				t.even && (proto.Speed.Mixed || proto.Speed.Groups > 1) {
+		for _, t := range c.tools {
+			if full && !t.full || !full && !t.paced || t.even && (proto.Speed.Mixed || proto.Speed.Groups > 1) {
 				continue
 			}
 			if err := ctx.Err(); err != nil {
@@ -270,7 +235,7 @@ func (c *comparison) write(proto ReplayRun) (f replayFiles, times []int64, err e
 		return f, nil, err
 	}
 	defer file.Close()
-	interfaces := []format.Interface{{Name: replayTx, LinkType: format.LinkTypeEthernet}}
+	interfaces := []format.Interface{{Name: stageTx, LinkType: format.LinkTypeEthernet}}
 	w, err := pcapfile.NewWriter(file, func() []format.Interface { return interfaces })
 	if err != nil {
 		return f, nil, err
@@ -284,7 +249,7 @@ func (c *comparison) write(proto ReplayRun) (f replayFiles, times []int64, err e
 				k := int64(len(times)) / n * n
 				d.Time = o.Start + int64(float64(k)/o.Rate*1e9)
 			}
-			d.Src = netip.AddrPortFrom(replaySource, d.Src.Port())
+			d.Src = netip.AddrPortFrom(stageSource, d.Src.Port())
 			due := d.Time - o.Start
 			times = append(times, due)
 			to := d.Dst.Addr().As4()
@@ -369,7 +334,7 @@ type arrivals struct {
 func receive(groups, count int) (*arrivals, error) {
 	var subs []recorder.Subscription
 	for _, g := range groupsOf(groups) {
-		subs = append(subs, recorder.Subscription{Group: g, Interface: replayRx})
+		subs = append(subs, recorder.Subscription{Group: g, Interface: stageRx})
 	}
 	rec, err := recorder.Listen(subs, recorder.Options{})
 	if err != nil {

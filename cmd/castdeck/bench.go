@@ -22,55 +22,124 @@ import (
 )
 
 func benchCmd() *cobra.Command {
-	cmd := &cobra.Command{
+	cmd := parent(&cobra.Command{
 		Use:   "bench",
 		Short: "Measure castdeck, beside other tools",
 		Long:  "Measure castdeck beside the tools that are installed, in a network namespace of its own.",
-		Args: func(_ *cobra.Command, args []string) error {
-			if len(args) > 0 {
-				return usagef("bench: no %q to measure", args[0])
-			}
-			return nil
-		},
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			cmd.SetOut(cmd.ErrOrStderr())
-			_ = cmd.Help()
-			return usagef("bench: name what to measure")
-		},
-	}
-	compare := &cobra.Command{
+	}, "bench: no %q to measure", "bench: name what to measure")
+	compare := parent(&cobra.Command{
 		Use:   "compare",
 		Short: "castdeck beside the installed tools, on the same traffic",
-		Args:  cmd.Args, RunE: cmd.RunE,
-	}
+	}, "bench: no %q to measure", "bench: name what to measure")
 	compare.AddCommand(benchRecordCmd(), benchReplayCmd())
 	cmd.AddCommand(compare)
 	return cmd
 }
 
-func noNamespace(err error) error {
-	return fmt.Errorf("comparing needs a network namespace of its own: %w; run it as root", err)
-}
-
-type benchRecordFlags struct {
+// benchFlags are what the comparisons have in common.
+type benchFlags struct {
 	tools    []string
-	rates    []string
-	sizes    []int
-	groups   []int
 	repeat   int
 	duration durationValue
-	buffer   sizeValue
 	dir      string
 	json     bool
 
 	stdout, stderr io.Writer
 }
 
-func benchRecordCmd() *cobra.Command {
-	f := &benchRecordFlags{
-		duration: durationValue{Duration: 2 * time.Second, min: 100 * time.Millisecond, max: 10 * time.Minute},
-		buffer:   sizeValue{bytes: 64 << 20, min: 1 << 20, max: 1 << 30},
+// add adds the flags; tool is what a tool is called, dir and duration explain theirs.
+func (f *benchFlags) add(cmd *cobra.Command, tool, duration, dir string) {
+	fl := cmd.Flags()
+	fl.StringArrayVar(&f.tools, "tool", nil, tool)
+	fl.IntVar(&f.repeat, "repeat", 3, "runs of each")
+	fl.Var(&f.duration, "duration", duration)
+	fl.StringVar(&f.dir, "dir", "", dir)
+	fl.BoolVar(&f.json, "json", false, "print each run as a JSON line")
+}
+
+// check refuses what the flags cannot mean; kind is what a tool is, known are those
+// there are.
+func (f *benchFlags) check(kind string, known []string) error {
+	if f.repeat < 1 || f.repeat > 1000 {
+		return usagef("--repeat %d: 1 to 1000", f.repeat)
 	}
+	for _, t := range f.tools {
+		if !slices.Contains(known, t) {
+			return usagef("--tool %q: no such %s (have %s)", t, kind, strings.Join(known, "; "))
+		}
+	}
+	return nil
+}
+
+// start runs this command again in a network namespace of its own, and there compare.
+func (f *benchFlags) start(cmd *cobra.Command, missing func() []string, compare func(context.Context) error) error {
+	if !insideNamespace() {
+		return inNamespace(os.Args[1:], func(err error) error {
+			return fmt.Errorf("comparing needs a network namespace of its own: %w; run it as root", err)
+		})
+	}
+	if err := netns.Prepare(); err != nil {
+		return err
+	}
+	for _, name := range missing() {
+		fmt.Fprintf(f.stderr, "castdeck: %s is not installed: left out\n", name)
+	}
+	ctx, stop := orderlyEnd(cmd.Context())
+	defer stop()
+	err := compare(ctx)
+	if errors.Is(err, context.Canceled) {
+		return lossy
+	}
+	return err
+}
+
+// ran tells of a run: what it was on a terminal, and line, made where it is wanted, with
+// --json.
+func (f *benchFlags) ran(what, tool string, line func() any) {
+	if isTerminal(f.stderr) {
+		fmt.Fprintf(f.stderr, "\r%s: %s\x1b[K", what, tool)
+	}
+	if f.json {
+		_ = json.NewEncoder(f.stdout).Encode(line())
+	}
+}
+
+// clear ends the line that ran draws on a terminal.
+func (f *benchFlags) clear() {
+	if isTerminal(f.stderr) {
+		fmt.Fprint(f.stderr, "\r\x1b[K")
+	}
+}
+
+// failures says, once for each tool, why one failed.
+type failures map[string]bool
+
+func (told failures) add(w io.Writer, tool string, err error) {
+	if err != nil && !told[tool] {
+		told[tool] = true
+		fmt.Fprintf(w, "castdeck: %s: %s\n", tool, oneLine(err.Error()))
+	}
+}
+
+// errorText is an error in a JSON line, "" where there is none.
+func errorText(err error) string {
+	if err == nil {
+		return ""
+	}
+	return err.Error()
+}
+
+type benchRecordFlags struct {
+	benchFlags
+	rates  []string
+	sizes  []int
+	groups []int
+	buffer sizeValue
+}
+
+func benchRecordCmd() *cobra.Command {
+	f := &benchRecordFlags{buffer: sizeValue{bytes: 64 << 20, min: 1 << 20, max: 1 << 30}}
+	f.duration = durationValue{Duration: 2 * time.Second, min: 100 * time.Millisecond, max: 10 * time.Minute}
 	cmd := &cobra.Command{
 		Use:   "record",
 		Short: "Recorders side by side: loss, processor time, bytes on disk",
@@ -92,24 +161,16 @@ Tools that are not installed are left out and named.`,
 			if err != nil {
 				return err
 			}
-			if !insideNamespace() {
-				return inNamespace(os.Args[1:], noNamespace)
-			}
-			ctx, stop := orderlyEnd(cmd.Context())
-			defer stop()
-			return f.run(ctx, o)
+			return f.start(cmd, o.Missing, func(ctx context.Context) error { return f.run(ctx, o) })
 		},
 	}
+	f.add(cmd, "run only this `RECORDER`, by its name in the table (repeatable)", "of the traffic of one run",
+		"folder for the files that are recorded, and removed again; default the system's for temporary ones")
 	fl := cmd.Flags()
-	fl.StringArrayVar(&f.tools, "tool", nil, "run only this `RECORDER`, by its name in the table (repeatable)")
 	fl.StringSliceVar(&f.rates, "rates", []string{"100kpps", "200kpps", "400kpps", "600kpps"}, "datagrams a second")
 	fl.IntSliceVar(&f.sizes, "sizes", []int{64, 256, 1400}, "payload `BYTES`")
 	fl.IntSliceVar(&f.groups, "groups", []int{1, 64}, "numbers of groups")
-	fl.IntVar(&f.repeat, "repeat", 3, "runs of each")
-	fl.Var(&f.duration, "duration", "of the traffic of one run")
 	fl.Var(&f.buffer, "buffer", "kernel memory that each recorder asks for")
-	fl.StringVar(&f.dir, "dir", "", "folder for the files that are recorded, and removed again; default the system's for temporary ones")
-	fl.BoolVar(&f.json, "json", false, "print each run as a JSON line")
 	return cmd
 }
 
@@ -139,16 +200,7 @@ func (f *benchRecordFlags) options() (sidebyside.RecordOptions, error) {
 			return o, usagef("--groups %d: 1 to 2000", n)
 		}
 	}
-	if f.repeat < 1 || f.repeat > 1000 {
-		return o, usagef("--repeat %d: 1 to 1000", f.repeat)
-	}
-	known := sidebyside.Recorders()
-	for _, t := range f.tools {
-		if !slices.Contains(known, t) {
-			return o, usagef("--tool %q: no such recorder (have %s)", t, strings.Join(known, "; "))
-		}
-	}
-	return o, nil
+	return o, f.check("recorder", sidebyside.Recorders())
 }
 
 // benchRunJSON is one run of bench compare record.
@@ -170,40 +222,19 @@ type benchRunJSON struct {
 }
 
 func (f *benchRecordFlags) run(ctx context.Context, o sidebyside.RecordOptions) error {
-	if err := netns.Prepare(); err != nil {
-		return err
-	}
-	for _, name := range o.Missing() {
-		fmt.Fprintf(f.stderr, "castdeck: %s is not installed: left out\n", name)
-	}
-	terminal := isTerminal(f.stderr)
-	enc := json.NewEncoder(f.stdout)
 	o.Each = func(r sidebyside.RecordRun) {
-		if terminal {
-			fmt.Fprintf(f.stderr, "\r%d bytes, %s, %.0f kpps: %s\x1b[K", r.Size, plural(r.Groups, "group"), r.Rate/1e3, r.Tool)
-		}
-		if !f.json {
-			return
-		}
-		j := benchRunJSON{
-			Event: "run", Tool: r.Tool, Command: r.Command, RatePPS: r.Rate, Size: r.Size, Groups: r.Groups,
-			Sent: r.Sent, SentRatePPS: r.SentRate, Recorded: r.Recorded, FileBytes: r.FileBytes,
-			CPUSeconds: r.CPU.Seconds(), CPUPerDatagram: r.CPUPerDatagram(), MaxRSSBytes: r.MaxRSS,
-		}
-		if r.Err != nil {
-			j.Error = r.Err.Error()
-		}
-		_ = enc.Encode(j)
+		f.ran(fmt.Sprintf("%d bytes, %s, %.0f kpps", r.Size, plural(r.Groups, "group"), r.Rate/1e3), r.Tool, func() any {
+			return benchRunJSON{
+				Event: "run", Tool: r.Tool, Command: r.Command, RatePPS: r.Rate, Size: r.Size, Groups: r.Groups,
+				Sent: r.Sent, SentRatePPS: r.SentRate, Recorded: r.Recorded, FileBytes: r.FileBytes,
+				CPUSeconds: r.CPU.Seconds(), CPUPerDatagram: r.CPUPerDatagram(), MaxRSSBytes: r.MaxRSS, Error: errorText(r.Err),
+			}
+		})
 	}
 	runs, err := sidebyside.Record(ctx, o)
-	if terminal {
-		fmt.Fprint(f.stderr, "\r\x1b[K")
-	}
+	f.clear()
 	if !f.json {
 		f.table(o, runs)
-	}
-	if errors.Is(err, context.Canceled) {
-		return lossy
 	}
 	return err
 }
@@ -232,12 +263,9 @@ func (f *benchRecordFlags) table(o sidebyside.RecordOptions, runs []sidebyside.R
 			tw.Flush()
 		}
 	}
-	failed := map[string]bool{}
+	told := failures{}
 	for _, r := range runs {
-		if r.Err != nil && !failed[r.Tool] {
-			failed[r.Tool] = true
-			fmt.Fprintf(f.stderr, "castdeck: %s: %s\n", r.Tool, oneLine(r.Err.Error()))
-		}
+		told.add(f.stderr, r.Tool, r.Err)
 	}
 }
 

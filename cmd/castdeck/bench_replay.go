@@ -2,37 +2,26 @@ package main
 
 import (
 	"context"
-	"encoding/json"
-	"errors"
 	"fmt"
-	"io"
 	"os"
 	"runtime"
-	"slices"
-	"strings"
 	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"castdeck/bench/sidebyside"
-	"castdeck/internal/netns"
 )
 
 type benchReplayFlags struct {
-	tools    []string
-	only     string
-	repeat   int
-	duration durationValue
-	count    int
-	dir      string
-	json     bool
-
-	stdout, stderr io.Writer
+	benchFlags
+	only  string
+	count int
 }
 
 func benchReplayCmd() *cobra.Command {
-	f := &benchReplayFlags{duration: durationValue{Duration: 3 * time.Second, min: 100 * time.Millisecond, max: 10 * time.Minute}}
+	f := &benchReplayFlags{}
+	f.duration = durationValue{Duration: 3 * time.Second, min: 100 * time.Millisecond, max: 10 * time.Minute}
 	cmd := &cobra.Command{
 		Use:   "replay",
 		Short: "Replayers side by side: lateness, top speed, processor time",
@@ -56,27 +45,22 @@ and named.`,
 			if err != nil {
 				return err
 			}
-			if !insideNamespace() {
-				return inNamespace(os.Args[1:], noNamespace)
-			}
-			ctx, stop := orderlyEnd(cmd.Context())
-			defer stop()
-			return f.run(ctx, o)
+			return f.start(cmd, o.Missing, func(ctx context.Context) error { return f.run(ctx, o) })
 		},
 	}
+	f.add(cmd, "run only this `REPLAYER`, by its name in the tables (repeatable)", "of the traffic of one run at recorded times",
+		"folder for the traffic, removed again; default the system's for temporary files")
 	fl := cmd.Flags()
-	fl.StringArrayVar(&f.tools, "tool", nil, "run only this `REPLAYER`, by its name in the tables (repeatable)")
 	fl.StringVar(&f.only, "only", "", "make one table: `lateness|speed`")
-	fl.IntVar(&f.repeat, "repeat", 3, "runs of each")
-	fl.Var(&f.duration, "duration", "of the traffic of one run at recorded times")
 	fl.IntVar(&f.count, "count", 300_000, "datagrams of one run at full speed")
-	fl.StringVar(&f.dir, "dir", "", "folder for the traffic, removed again; default the system's for temporary files")
-	fl.BoolVar(&f.json, "json", false, "print each run as a JSON line")
 	return cmd
 }
 
 func (f *benchReplayFlags) options() (sidebyside.ReplayOptions, error) {
 	self, err := os.Executable()
+	if err != nil {
+		return sidebyside.ReplayOptions{}, err
+	}
 	o := sidebyside.ReplayOptions{
 		Castdeck: self, Tools: f.tools, Repeat: f.repeat, Duration: f.duration.Duration, Count: f.count, Dir: f.dir,
 		Shapes: sidebyside.DefaultShapes(), Speeds: sidebyside.DefaultSpeeds(),
@@ -90,19 +74,10 @@ func (f *benchReplayFlags) options() (sidebyside.ReplayOptions, error) {
 	default:
 		return o, usagef("--only %q: lateness or speed", f.only)
 	}
-	if f.repeat < 1 || f.repeat > 1000 {
-		return o, usagef("--repeat %d: 1 to 1000", f.repeat)
-	}
 	if f.count < 1000 || f.count > 100_000_000 {
 		return o, usagef("--count %d: 1000 to 100000000", f.count)
 	}
-	known := sidebyside.Replayers()
-	for _, t := range f.tools {
-		if !slices.Contains(known, t) {
-			return o, usagef("--tool %q: no such replayer (have %s)", t, strings.Join(known, "; "))
-		}
-	}
-	return o, err
+	return o, f.check("replayer", sidebyside.Replayers())
 }
 
 // benchReplayJSON is one run of bench compare replay.
@@ -133,44 +108,24 @@ type quantileJSON struct {
 }
 
 func (f *benchReplayFlags) run(ctx context.Context, o sidebyside.ReplayOptions) error {
-	if err := netns.Prepare(); err != nil {
-		return err
-	}
-	for _, name := range o.Missing() {
-		fmt.Fprintf(f.stderr, "castdeck: %s is not installed: left out\n", name)
-	}
-	terminal := isTerminal(f.stderr)
-	enc := json.NewEncoder(f.stdout)
 	o.Each = func(r sidebyside.ReplayRun) {
-		if terminal {
-			fmt.Fprintf(f.stderr, "\r%s: %s\x1b[K", caseName(r.Case()), r.Tool)
-		}
-		if !f.json {
-			return
-		}
-		j := benchReplayJSON{
-			Event: "run", Tool: r.Tool, Command: r.Command, RatePPS: r.Shape.Rate, Burst: r.Shape.Burst, Size: r.Speed.Size,
-			Groups: r.Speed.Groups, Mixed: r.Speed.Mixed, Sent: r.Sent, Arrived: r.Arrived, FullPPS: r.Rate,
-			CPUSeconds: r.CPU.Seconds(), Seconds: r.Took.Seconds(),
-		}
-		if r.Shape.Rate > 0 {
-			l, i := quantileJSON(r.Late), quantileJSON(r.Interval)
-			j.Lateness, j.Interval = &l, &i
-		}
-		if r.Err != nil {
-			j.Error = r.Err.Error()
-		}
-		_ = enc.Encode(j)
+		f.ran(caseName(r.Case()), r.Tool, func() any {
+			j := benchReplayJSON{
+				Event: "run", Tool: r.Tool, Command: r.Command, RatePPS: r.Shape.Rate, Burst: r.Shape.Burst, Size: r.Speed.Size,
+				Groups: r.Speed.Groups, Mixed: r.Speed.Mixed, Sent: r.Sent, Arrived: r.Arrived, FullPPS: r.Rate,
+				CPUSeconds: r.CPU.Seconds(), Seconds: r.Took.Seconds(), Error: errorText(r.Err),
+			}
+			if r.Shape.Rate > 0 {
+				l, i := quantileJSON(r.Late), quantileJSON(r.Interval)
+				j.Lateness, j.Interval = &l, &i
+			}
+			return j
+		})
 	}
 	runs, err := sidebyside.Replay(ctx, o)
-	if terminal {
-		fmt.Fprint(f.stderr, "\r\x1b[K")
-	}
+	f.clear()
 	if !f.json {
 		f.tables(o, runs)
-	}
-	if errors.Is(err, context.Canceled) {
-		return lossy
 	}
 	return err
 }
@@ -220,12 +175,9 @@ func (f *benchReplayFlags) tables(o sidebyside.ReplayOptions, runs []sidebyside.
 	if len(o.Speeds) > 0 {
 		f.speeds(o, runs)
 	}
-	failed := map[string]bool{}
+	told := failures{}
 	for _, r := range runs {
-		if r.Err != nil && !failed[r.Tool] {
-			failed[r.Tool] = true
-			fmt.Fprintf(f.stderr, "castdeck: %s: %s\n", r.Tool, oneLine(r.Err.Error()))
-		}
+		told.add(f.stderr, r.Tool, r.Err)
 	}
 }
 

@@ -150,7 +150,7 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 }
 
 func newRoot() *cobra.Command {
-	root := &cobra.Command{
+	root := parent(&cobra.Command{
 		Use:   "castdeck COMMAND [flags] ARGS",
 		Short: "Record and replay UDP multicast",
 		Long: `castdeck records UDP multicast without unseen loss, keeps it in capture files
@@ -165,18 +165,7 @@ guard.`,
   castdeck replay feed.pcapng.zst -i eth1 --map 239.1.1.1:5000=239.9.9.1:5000`,
 		SilenceErrors: true,
 		SilenceUsage:  true,
-		Args: func(_ *cobra.Command, args []string) error {
-			if len(args) > 0 {
-				return usagef("no command %q", args[0])
-			}
-			return nil
-		},
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			cmd.SetOut(cmd.ErrOrStderr())
-			_ = cmd.Help()
-			return &exitError{exitUsage, errors.New("name a command")}
-		},
-	}
+	}, "no command %q", "name a command")
 	root.CompletionOptions.HiddenDefaultCmd = true
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &exitError{exitUsage, err} })
 	for _, c := range []struct {
@@ -192,6 +181,23 @@ guard.`,
 	}
 	root.AddCommand(benchCmd(), versionCmd())
 	return root
+}
+
+// parent makes cmd one that only has others below it. An argument that is none of
+// them is refused with unknown, a format for it; without one there are help and missing.
+func parent(cmd *cobra.Command, unknown, missing string) *cobra.Command {
+	cmd.Args = func(_ *cobra.Command, args []string) error {
+		if len(args) > 0 {
+			return usagef(unknown, args[0])
+		}
+		return nil
+	}
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		cmd.SetOut(cmd.ErrOrStderr())
+		_ = cmd.Help()
+		return &exitError{exitUsage, errors.New(missing)}
+	}
+	return cmd
 }
 
 // argsN checks the number of arguments and says what they are.

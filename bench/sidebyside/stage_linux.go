@@ -1,0 +1,91 @@
+package sidebyside
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"os/exec"
+	"slices"
+	"strings"
+
+	"castdeck/internal/netns"
+)
+
+// The two ends of the pair of interfaces that a comparison makes.
+const (
+	stageTx, stageRx = "bench-tx", "bench-rx"
+	stageNumber      = 200
+)
+
+// stageSource is the address of stageTx.
+var stageSource = netip.AddrFrom4([4]byte{10, 77, stageNumber, 1})
+
+// stage makes the pair of interfaces and a folder below parent; remove removes both.
+func stage(parent string) (dir string, remove func(), err error) {
+	unplug, err := netns.Veth(stageTx, stageRx, stageNumber)
+	if err != nil {
+		return "", nil, err
+	}
+	if err = netns.CutRuns(stageTx); err == nil {
+		dir, err = os.MkdirTemp(parent, "castdeck-bench-")
+	}
+	if err != nil {
+		return "", nil, errors.Join(err, unplug())
+	}
+	return dir, func() {
+		os.RemoveAll(dir)
+		_ = unplug()
+	}, nil
+}
+
+// tool is what takes part in a comparison.
+type tool interface {
+	title() string // its name in the table
+	needs() string // the program that has to be installed; "" is castdeck itself
+}
+
+func titles[T tool](all []T) (names []string) {
+	for _, t := range all {
+		names = append(names, t.title())
+	}
+	return names
+}
+
+// known refuses a name that no tool has.
+func known(kind string, titles, wanted []string) error {
+	for _, name := range wanted {
+		if !slices.Contains(titles, name) {
+			return fmt.Errorf("no %s %q (have %s)", kind, name, strings.Join(titles, "; "))
+		}
+	}
+	return nil
+}
+
+// divide sorts the tools that are wanted, all where wanted is empty, by whether they
+// are installed.
+func divide[T tool](all []T, wanted []string) (here, away []T) {
+	for _, t := range all {
+		if len(wanted) > 0 && !slices.Contains(wanted, t.title()) {
+			continue
+		}
+		if t.needs() != "" {
+			if _, err := exec.LookPath(t.needs()); err != nil {
+				away = append(away, t)
+				continue
+			}
+		}
+		here = append(here, t)
+	}
+	return here, away
+}
+
+func present[T tool](all []T, wanted []string) []T {
+	here, _ := divide(all, wanted)
+	return here
+}
+
+func missing[T tool](all []T, wanted []string) []string {
+	_, away := divide(all, wanted)
+	return titles(away)
+}
