@@ -133,7 +133,7 @@ func (d *dumper) run(paths []string) error {
 
 // runFollow prints what is there and what comes, each chunk as soon as it is there.
 func (d *dumper) runFollow(ctx context.Context, paths []string) error {
-	captures, err := findCaptures(paths...)
+	captures, _, err := findCaptures(paths...)
 	if err != nil {
 		return err
 	}

@@ -104,7 +104,7 @@ func infoPath(cmd *cobra.Command, path string, asJSON bool) error {
 	if st, err := os.Stat(path); path == stdinPath || err == nil && !st.IsDir() {
 		return info(cmd.OutOrStdout(), path, asJSON)
 	}
-	captures, err := findCaptures(path)
+	captures, _, err := findCaptures(path)
 	if err != nil {
 		return err
 	}

@@ -31,6 +31,8 @@ type input struct {
 	// parts of several captures; merge reads them.
 	parts []*inputPart
 	merge *format.Merge
+	// empty files that were named beside these.
+	empty []string
 	// ahead reads all of this where readAhead was called, until ctx ends.
 	ahead *format.Ahead
 	ctx   context.Context
@@ -73,7 +75,7 @@ func openInputWith(o inputOptions, paths ...string) (*input, error) {
 			return openFile(o, paths[0])
 		}
 	}
-	captures, err := findCaptures(paths...)
+	captures, empty, err := findCaptures(paths...)
 	if err != nil {
 		return nil, err
 	}
@@ -81,7 +83,11 @@ func openInputWith(o inputOptions, paths ...string) (*input, error) {
 	if n := len(paths) - 1; n > 0 {
 		name = fmt.Sprintf("%s and %d more", name, n)
 	}
-	return openCaptures(o, name, captures)
+	in, err := openCaptures(o, name, captures)
+	if err == nil {
+		in.empty = empty
+	}
+	return in, err
 }
 
 // openFile opens one file, or stdin.
@@ -299,11 +305,11 @@ func (in *input) info() *format.SegmentInfo {
 	return nil
 }
 
-// unsealed are the files that are recordings without a footer: still being written, or
-// cut off.
+// unsealed are the files that are recordings without a footer, and those that are empty:
+// still being written, or cut off.
 func (in *input) unsealed() (paths []string) {
 	if in.seg != nil && !in.seg.Sealed() {
-		return []string{in.path}
+		return append([]string{in.path}, in.empty...)
 	}
 	for _, p := range in.parts {
 		if p.rec == nil {
@@ -315,7 +321,7 @@ func (in *input) unsealed() (paths []string) {
 			}
 		}
 	}
-	return paths
+	return append(paths, in.empty...)
 }
 
 // sealed says that nothing is known to be missing at the end of any file.

@@ -97,15 +97,17 @@ func filesIn(dir, prefix string) (files []string, err error) {
 }
 
 // findCaptures looks at all files that the arguments name, and puts segments of one
-// recording together. A file that is named twice counts once.
-func findCaptures(args ...string) ([]*capture, error) {
-	var captures []*capture
+// recording together. A file that is named twice counts once. empty are files of no
+// bytes that were named beside captures, such as the shell's feed-* finds behind a
+// recorder that was killed as it began a segment; alone they are no capture.
+func findCaptures(args ...string) (captures []*capture, empty []string, err error) {
+	var nothing error // about the first empty file
 	recordings := make(map[format.UUID]*capture)
 	seen := make(map[string]bool)
 	for number, arg := range args {
 		files, all, err := findFiles(arg)
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 		found := false
 		for _, path := range files {
@@ -119,10 +121,19 @@ func findCaptures(args ...string) ([]*capture, error) {
 			seen[path] = true
 			c, err := look(path)
 			if err != nil {
-				if !all && errors.Is(err, format.ErrFormat) {
+				switch {
+				case !errors.Is(err, format.ErrFormat):
+					return nil, nil, err
+				case !all:
 					continue
+				case !isEmpty(path):
+					return nil, nil, err
 				}
-				return nil, err
+				if nothing == nil {
+					nothing = err
+				}
+				found, empty = true, append(empty, path)
+				continue
 			}
 			found = true
 			if c.segments != nil {
@@ -137,10 +148,18 @@ func findCaptures(args ...string) ([]*capture, error) {
 			captures = append(captures, c)
 		}
 		if !found {
-			return nil, fmt.Errorf("%s: %w among %s", arg, errNoCapture, plural(len(files), "file"))
+			return nil, nil, fmt.Errorf("%s: %w among %s", arg, errNoCapture, plural(len(files), "file"))
 		}
 	}
-	return captures, nil
+	if len(captures) == 0 {
+		return nil, nil, nothing
+	}
+	return captures, empty, nil
+}
+
+func isEmpty(path string) bool {
+	st, err := os.Stat(path)
+	return err == nil && st.Mode().IsRegular() && st.Size() == 0
 }
 
 var errNoCapture = errors.New("no capture")
