@@ -36,6 +36,9 @@ const (
 	// EventGoesOn: there was room again.
 	EventPaused = "writing-paused"
 	EventGoesOn = "writing-goes-on"
+	// EventDiskSlow: the disk kept the recorder waiting; what came meanwhile stood in its
+	// queue.
+	EventDiskSlow = "disk-slow"
 )
 
 // NoInterface is the Event.Interface of an event that is of no interface.

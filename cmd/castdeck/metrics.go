@@ -43,7 +43,7 @@ type metrics struct {
 	lost, passed, truncated, foreign, notUDP, joined          *prometheus.Desc
 	calls, wakeups, failures                                  *prometheus.Desc
 	queueBytes, queueLimit, pressure, buffer, sockets         *prometheus.Desc
-	files, sealed, deleted, paused                            *prometheus.Desc
+	files, sealed, deleted, paused, slow                      *prometheus.Desc
 	hostLost, nic                                             *prometheus.Desc
 	groupReceived, groupBytes, groupLost, groupLast, groupAll *prometheus.Desc
 }
@@ -80,6 +80,7 @@ func newMetrics(m *monitor, queue int64) *metrics {
 		sealed:        d("sealed_files_total", "Files that were ended and sealed."),
 		deleted:       d("deleted_files_total", "Files that were deleted by --keep or for want of room."),
 		paused:        d("paused", "1 while nothing is written for want of room."),
+		slow:          d("disk_slow_seconds_total", "How long writes took that took half a second or more."),
 		hostLost:      d("host_lost_packets_total", "What this host lost before it reached a socket, for all programs, since the start.", "cause"),
 		nic:           d("interface_lost_packets_total", "What the interface lost, for all programs, since the start.", "interface", "cause"),
 		groupReceived: d("group_datagrams_total", "Datagrams received for a group.", group...),
@@ -128,7 +129,7 @@ func (c *metrics) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
 		c.built, c.healthy, c.started, c.received, c.receivedBytes, c.written, c.writtenBytes, c.lost, c.passed, c.truncated, c.foreign, c.notUDP,
 		c.joined, c.calls, c.wakeups, c.failures, c.queueBytes, c.queueLimit, c.pressure, c.buffer, c.sockets, c.files, c.sealed, c.deleted,
-		c.paused, c.hostLost, c.nic, c.groupReceived, c.groupBytes, c.groupLost, c.groupLast, c.groupAll,
+		c.paused, c.slow, c.hostLost, c.nic, c.groupReceived, c.groupBytes, c.groupLost, c.groupLast, c.groupAll,
 	} {
 		ch <- d
 	}
@@ -179,10 +180,11 @@ func (c *metrics) Collect(ch chan<- prometheus.Metric) {
 	gauge(c.buffer, float64(s.BufferBytes))
 	gauge(c.sockets, float64(s.Sockets))
 	counter(c.files, uint64(files.size()))
-	sealed, deleted, paused := files.fileCounts()
-	counter(c.sealed, uint64(sealed))
-	counter(c.deleted, uint64(deleted))
-	yes(c.paused, paused)
+	counts := files.fileCounts()
+	counter(c.sealed, uint64(counts.Sealed))
+	counter(c.deleted, uint64(counts.Deleted))
+	yes(c.paused, counts.Paused)
+	ch <- prometheus.MustNewConstMetric(c.slow, prometheus.CounterValue, counts.Slow.Seconds())
 
 	h := c.host.read()
 	for _, cause := range []struct {

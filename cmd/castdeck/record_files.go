@@ -661,13 +661,14 @@ func (r *recordFiles) trouble() string {
 	return ""
 }
 
-// fileCounts are the files of all outputs.
-func (r *recordFiles) fileCounts() (sealed, deleted int, paused bool) {
+// fileCounts are the files of all outputs: how many, whether one is paused, and for how
+// long a disk kept them waiting.
+func (r *recordFiles) fileCounts() (sum segment.SeriesTotals) {
 	for _, s := range r.sinks {
 		t := s.series.Totals()
-		sealed, deleted, paused = sealed+t.Sealed, deleted+t.Deleted, paused || t.Paused
+		sum.Sealed, sum.Deleted, sum.Paused, sum.Slow = sum.Sealed+t.Sealed, sum.Deleted+t.Deleted, sum.Paused || t.Paused, sum.Slow+t.Slow
 	}
-	return sealed, deleted, paused
+	return sum
 }
 
 // path for people.
@@ -771,6 +772,8 @@ func (r *recordFiles) event(s *sink, e segment.Event) {
 	case segment.EventResumed:
 		r.tell(noticeJSON{Event: "resumed", Path: e.Path, Lost: &e.Lost},
 			"%s: there is room again; %s not written so far", e.Path, plural(e.Lost, "datagram"))
+	case segment.EventSlow:
+		r.tell(noticeJSON{Event: format.EventDiskSlow, Path: e.Path, Reason: e.Reason}, "%s: %s", e.Path, e.Reason)
 	}
 }
 

@@ -91,6 +91,8 @@ const (
 	EventPaused
 	// EventResumed: there is room again.
 	EventResumed
+	// EventSlow: the disk kept the writer waiting; Reason says how long.
+	EventSlow
 )
 
 // Event is something that happened to a series.
@@ -122,6 +124,8 @@ type SeriesTotals struct {
 	// Sealed and Deleted files.
 	Sealed, Deleted int
 	Paused          bool
+	// Slow is the time of all writes that took half a second or more.
+	Slow time.Duration
 }
 
 const (
@@ -150,6 +154,7 @@ const (
 type Series struct {
 	o      SeriesOptions
 	fs     *seriesFS
+	slow   *slowMeter
 	keeper *keeper
 	lock   io.Closer // nil for a plain name
 
@@ -231,7 +236,8 @@ func OpenSeries(o SeriesOptions) (*Series, error) {
 		o.Event = func(Event) {}
 	}
 	s := &Series{o: o, keeper: newKeeper(o.FS, o.Event), slots: make(chan struct{}, maxSealing), backOff: retryAfter}
-	s.fs = &seriesFS{FS: o.FS, s: s}
+	s.slow = &slowMeter{now: o.Now}
+	s.fs = &seriesFS{FS: slowFS{o.FS, s.slow}, s: s}
 	s.wrote = o.Now()
 	if s.several() || o.Lock {
 		lock, err := lockSeries(o.Names.lockPath())
@@ -333,6 +339,7 @@ func (s *Series) WriteBatch(b *format.Batch) error {
 	}
 	defer s.publish()
 	s.wrote = s.o.Now()
+	s.tellSlow(false)
 	rest := *b
 	for {
 		n := len(rest.Datagrams)
@@ -672,6 +679,16 @@ func (s *Series) resume(now time.Time) error {
 	return nil
 }
 
+// tellSlow tells of a slow disk, and notes it in the file.
+func (s *Series) tellSlow(last bool) {
+	path, text := s.slow.take(last)
+	if text == "" {
+		return
+	}
+	s.hold(format.Event{Time: s.o.Now().UnixNano(), Kind: format.EventDiskSlow, Text: text, Interface: format.NoInterface})
+	s.o.Event(Event{Kind: EventSlow, Path: path, Reason: text})
+}
+
 // hold keeps events for the next file, the first ones of a long pause.
 func (s *Series) hold(events ...format.Event) {
 	s.held = append(s.held, events[:min(len(events), maxHeldEvents-min(len(s.held), maxHeldEvents))]...)
@@ -760,6 +777,7 @@ func (s *Series) Tick() error {
 	}
 	defer s.publish()
 	now := s.o.Now()
+	s.tellSlow(false)
 	if s.paused {
 		if now.Before(s.retryAt) {
 			return nil
@@ -868,6 +886,7 @@ func (s *Series) Totals() SeriesTotals {
 	t.FileBytes += s.open.FileBytes
 	s.mu.Unlock()
 	t.Deleted = int(s.keeper.deleted.Load())
+	t.Slow = s.slow.sum()
 	return t
 }
 
@@ -888,6 +907,7 @@ func (s *Series) Close() error {
 		}
 	}
 	s.sealing.Wait()
+	s.tellSlow(true)
 	err := s.check()
 	s.closed = true
 	s.publish()
