@@ -40,6 +40,8 @@ type CompareOptions struct {
 	// Clock, where not nil, is taken out of latencies and interval errors: what a
 	// comparison before estimated.
 	Clock *Clock
+	// Timeline keeps how it all went over time.
+	Timeline bool
 }
 
 const (
@@ -108,6 +110,8 @@ type Result struct {
 	NotCompared uint64
 	// Damage of the inputs, a and b; reading went on behind it.
 	Damage [2]format.DamageLog
+	// Timeline is nil without CompareOptions.Timeline; at most 8,192 cells.
+	Timeline *Series[CompareCell]
 
 	clock clockFit
 }
@@ -148,6 +152,7 @@ type comparer struct {
 	// histograms counts the streams that have them.
 	histograms int
 	payloads   payloads
+	timeline   *compareSeries // nil without
 	sync
 }
 
@@ -189,11 +194,15 @@ func newComparer(o CompareOptions) *comparer {
 	if o.Time <= 0 {
 		o.Time = defaultWait
 	}
-	return &comparer{
+	c := &comparer{
 		o: o, wait: int64(o.Time), streams: map[StreamKey]*stream{}, result: &Result{}, total: &Comparison{},
 		payloads: newPayloads(2*o.Window + rememberedPayloads),
 		sides:    [2]side{{queue: newQueue(o.Window)}, {queue: newQueue(o.Window)}},
 	}
+	if o.Timeline {
+		c.timeline = &compareSeries{limit: maxCompareCells}
+	}
+	return c
 }
 
 // behind is the side to read next.
@@ -346,6 +355,9 @@ func (c *comparer) finish() *Result {
 		return a.SourcePort < b.SourcePort
 	})
 	r.Total = t
+	if c.timeline != nil {
+		r.Timeline = c.timeline.result()
+	}
 	return r
 }
 
@@ -479,7 +491,7 @@ func (c *comparer) retire(n int) {
 		if q := p.waiting[1-n].first; q != 0 && c.nearby(n, e.time, c.sides[1-n].at(q).time, c.wait) {
 			c.match(n, place, q)
 		} else {
-			c.giveUp(n, st, p, e.number)
+			c.giveUp(n, st, p, e)
 		}
 	}
 	if e.peer != 0 {
@@ -495,8 +507,8 @@ func (c *comparer) retire(n int) {
 }
 
 // giveUp counts a datagram without a match.
-func (c *comparer) giveUp(n int, st *stream, p *payload, number uint64) {
-	again := p.matched == 1
+func (c *comparer) giveUp(n int, st *stream, p *payload, e *entry) {
+	again, number := p.matched == 1, e.number
 	switch {
 	case n == 0 && again:
 		st.DuplicatesA++
@@ -507,6 +519,9 @@ func (c *comparer) giveUp(n int, st *stream, p *payload, number uint64) {
 	default:
 		st.OnlyB++
 	}
+	if c.timeline != nil {
+		c.timeline.at(c.timeInA(n, e)).unmatched(n, again)
+	}
 	switch r := &st.runs[n]; {
 	case again:
 	case c.o.Numbers.Protocol == Unknown:
@@ -515,7 +530,7 @@ func (c *comparer) giveUp(n int, st *stream, p *payload, number uint64) {
 		}
 	case number == 0:
 	case c.sides[1-n].lone.take(number):
-		st.Changed++
+		c.changed(n, st, e, 1)
 	default:
 		c.sides[n].lone.put(number)
 	}
@@ -524,10 +539,14 @@ func (c *comparer) giveUp(n int, st *stream, p *payload, number uint64) {
 // measure takes in a match, in b's order.
 func (c *comparer) measure(st *stream, e *entry) {
 	st.Matched++
-	if e.peer < st.highest {
+	late := e.peer < st.highest
+	if late {
 		st.Reordered++
 	} else {
 		st.highest = e.peer
+	}
+	if c.timeline != nil {
+		c.timeline.at(c.timeInA(1, e)).match(e.late, late)
 	}
 	if st.Latency == nil && c.histograms < maxHistograms {
 		c.histograms++
@@ -574,6 +593,6 @@ func (c *comparer) endRun(n int, st *stream, right uint64, e *entry) {
 		f := o.at(e.peer)
 		f.following, f.othersRun = r.left, r.length
 	case e.following == r.left && r.left != 0:
-		st.Changed += uint64(min(e.othersRun, r.length))
+		c.changed(n, st, e, uint64(min(e.othersRun, r.length)))
 	}
 }

@@ -30,6 +30,8 @@ type StatsOptions struct {
 	// Series takes each bucket in which anything came, once nothing more can fall into it:
 	// of all streams together with stream nil, then of each. Its error ends Add.
 	Series func(stream *format.StreamID, b Bucket) error
+	// Timeline keeps how it all went over time, in less than 20 MiB.
+	Timeline bool
 }
 
 // Bucket is what came in one span of time.
@@ -96,6 +98,9 @@ type Traffic struct {
 type StreamTraffic struct {
 	format.StreamID
 	Traffic
+	// Rate over time, at most 512 cells; nil without StatsOptions.Timeline, and for streams
+	// past the first 1,024.
+	Rate *Series[StreamCell]
 }
 
 // StatsResult of a measurement.
@@ -109,6 +114,8 @@ type StatsResult struct {
 	NotUDP uint64
 	// Dropped is what the recording itself says it lost.
 	Dropped uint64
+	// Timeline is nil without StatsOptions.Timeline.
+	Timeline *Timeline
 }
 
 // Stats measures rates, bursts and sizes. Its memory is bounded for any input. It is not
@@ -124,6 +131,7 @@ type Stats struct {
 	// marks that the total and the streams may still take.
 	totalMarks, marks int
 	busy              []*format.StreamEntry[meter] // in the bucket of the series
+	timeline          *timeline                    // nil without
 }
 
 // NewStats begins a measurement.
@@ -131,6 +139,9 @@ func NewStats(o StatsOptions) *Stats {
 	s := &Stats{o: o, totalMarks: maxMarks, marks: maxStreamMarks}
 	s.streams.Limit = maxStatStreams
 	s.total.Arrivals = hdrhistogram.New(1, hour, 3)
+	if o.Timeline {
+		s.timeline = newTimeline()
+	}
 	return s
 }
 
@@ -138,6 +149,9 @@ func NewStats(o StatsOptions) *Stats {
 // totals, but losses since the last record of the interface that no datagram tells. In
 // steady state it allocates nothing. The error is that of Series.
 func (s *Stats) Add(b *format.Batch) error {
+	if s.timeline != nil {
+		s.timeline.addLosses(b)
+	}
 	for i := range b.Datagrams {
 		d := &b.Datagrams[i]
 		s.loss.add(d.Interface, d.Drops)
@@ -168,6 +182,12 @@ func (s *Stats) add(d *format.Datagram) error {
 		m.measure(d, &s.marks)
 	} else {
 		m.count(d, max(d.Time, m.Last))
+	}
+	if s.timeline != nil {
+		s.timeline.add(now, d.Length, &s.total)
+		if e != nil {
+			s.timeline.stream(m.Last, d.Length, m)
+		}
 	}
 	if s.o.Bucket <= 0 {
 		return nil
@@ -212,7 +232,14 @@ func (s *Stats) Finish() (*StatsResult, error) {
 	err := s.closeBucket()
 	r := &StatsResult{NotUDP: s.notUDP, Dropped: s.loss.total, Total: s.total.finish(), Others: s.others.Traffic}
 	for _, e := range s.streams.Entries() {
-		r.Streams = append(r.Streams, StreamTraffic{e.StreamID, e.Value.finish()})
+		st := StreamTraffic{StreamID: e.StreamID, Traffic: e.Value.finish()}
+		if e.Value.cells != nil {
+			st.Rate = e.Value.cells.result()
+		}
+		r.Streams = append(r.Streams, st)
+	}
+	if s.timeline != nil {
+		r.Timeline = s.timeline.finish()
 	}
 	slices.SortStableFunc(r.Streams, func(a, b StreamTraffic) int {
 		return cmp.Or(cmp.Compare(b.Bytes, a.Bytes), cmp.Compare(b.Datagrams, a.Datagrams), a.Dst.Compare(b.Dst), a.Src.Compare(b.Src))
@@ -226,6 +253,7 @@ type meter struct {
 	window window
 	open   [len(Buckets)]Bucket
 	series Bucket
+	cells  *streamSeries // of the timeline; nil without
 }
 
 // measure takes a datagram and says as of which time. Marks are those that may still be
