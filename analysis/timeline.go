@@ -59,14 +59,11 @@ func (c *RateCell) join(o *RateCell) {
 // StreamCell is what came of one stream in one span of time.
 type StreamCell struct {
 	Datagrams, Bytes uint64
-	// Peak is the most datagrams in a window of 1 ms that ended in the cell.
-	Peak uint32
 }
 
 func (c *StreamCell) join(o *StreamCell) {
 	c.Datagrams += o.Datagrams
 	c.Bytes += o.Bytes
-	c.Peak = max(c.Peak, o.Peak)
 }
 
 // Second is one second of the clock in full.
@@ -196,7 +193,7 @@ func less(a, b *Second) bool {
 	return false
 }
 
-// stream takes a datagram of a stream; m is the stream's, and has measured it.
+// stream takes a datagram of a stream, whose meter is m.
 func (t *timeline) stream(now int64, length uint32, m *meter) {
 	if m.cells == nil {
 		if t.streams >= maxTimelines {
@@ -208,7 +205,6 @@ func (t *timeline) stream(now int64, length uint32, m *meter) {
 	c := m.cells.at(now)
 	c.Datagrams++
 	c.Bytes += uint64(length)
-	c.Peak = max(c.Peak, uint32(min(m.window.spans[0].datagrams, math.MaxUint32)))
 }
 
 // lost takes in losses of an interface that came to be known at a time.

@@ -19,6 +19,10 @@ type analysed struct {
 	// interfaces that the datagrams read so far name.
 	interfaces []format.Interface
 	notUDP     uint64
+	// opened is told of the input before it is read, damagedAt what is wrong with it;
+	// nil where nobody asks.
+	opened    func(*input)
+	damagedAt func(string)
 
 	// first is, for each interface, the first one that is called the same.
 	first  []uint16
@@ -50,6 +54,16 @@ func (a *analysed) each(cmd *cobra.Command, paths []string, f func(*format.Batch
 		return false, err
 	}
 	defer in.Close()
+	if a.opened != nil {
+		a.opened(in)
+	}
+	tell := func(path, what string) {
+		damaged = true
+		a.say("%s: %s", path, what)
+		if a.damagedAt != nil {
+			a.damagedAt(path + ": " + what)
+		}
+	}
 	src, err := a.span.cut(in)
 	if err != nil {
 		return false, err
@@ -60,14 +74,10 @@ func (a *analysed) each(cmd *cobra.Command, paths []string, f func(*format.Batch
 		sel.apply(b)
 		a.unite(b, in.interfaces())
 		return f(b)
-	}, func(err error) {
-		damaged = true
-		a.say("%s: %s", in.path, describe(err))
-	})
+	}, func(err error) { tell(in.path, describe(err)) })
 	if err == nil && !damaged {
 		for _, p := range in.unsealed() {
-			damaged = true
-			a.say("%s: not sealed: still being written, or cut off", p)
+			tell(p, "not sealed: still being written, or cut off")
 		}
 	}
 	a.notUDP = sel.notUDP

@@ -131,6 +131,7 @@ var hostileCommands = []struct{ name, args string }{
 	{"dump", "dump IN --json"},
 	{"gaps", "gaps --json IN"},
 	{"stats", "stats --json --bucket 1ms IN"},
+	{"report", "report --json IN -o OUT.html"},
 }
 
 // hostileFile is one file of the table.
@@ -405,7 +406,7 @@ func TestSplitMemory(t *testing.T) {
 }
 
 func removeOutputs(out string) error {
-	for _, end := range []string{".pcapng.zst", ".pcap"} {
+	for _, end := range []string{".pcapng.zst", ".pcap", ".html"} {
 		if err := os.Remove(out + end); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return err
 		}
@@ -697,15 +698,15 @@ func floods() []hostileFile {
 		{"interfaces, used", zst(repeated(ngSection(), flood/8, func(i int) []byte {
 			return append(ngInterface(ngOption(2, fmt.Appendf(nil, "<%d>", i))), ngPacket(uint32(i), micros, p)...)
 		})), "33-3-333333"},
-		{"interfaces, long names", zst(repeated(ngSection(), 1000, func(int) []byte { return ngInterface(ngOption(2, long), ngOption(3, long)) })), "00-0-0-00"},
+		{"interfaces, long names", zst(repeated(ngSection(), 1000, func(int) []byte { return ngInterface(ngOption(2, long), ngOption(3, long)) })), "00-0-0-00--0"},
 		{"sections", zst(repeated(ngSection(), flood, func(int) []byte { return ngSection() })), "0--0-0-"},
 		{"sections with interfaces", zst(repeated(ngSection(), flood/8, func(int) []byte { return ngHead() })), "3--3-3-"},
-		{"streams", zst(repeated(pcapHead(), flood/3, func(i int) []byte { return record(packetOf(i, 0)) })), "00-0--00000"},
+		{"streams", zst(repeated(pcapHead(), flood/3, func(i int) []byte { return record(packetOf(i, 0)) })), "00-0--000000"},
 		{"packets of 0 bytes", zst(repeated(pcapHead(), flood, func(int) []byte { return record(nil) })), "00-00--"},
 		{"fragments", zst(repeated(pcapHead(), flood/8, func(i int) []byte { return record(fragment(i, 0, 1400, true)) })), "0--0-00"},
 		{"fragments of 8 bytes", zst(repeated(pcapHead(), flood/2, func(i int) []byte { return record(fragment(i>>8, 8*(i&0xFF)*3, 0, true)) })), "0--0---"},
 		{"fragments that overlap", zst(repeated(pcapHead(), flood/8, func(i int) []byte { return record(fragment(i>>1, 8*(i&1), 100-92%16, true)) })), "0--0---"},
-		{"statistics", zst(repeated(ngHead(), flood/2, func(i int) []byte { return format.AppendISB(nil, format.InterfaceStats{Dropped: uint64(i)}) })), "0-00-0---30"},
+		{"statistics", zst(repeated(ngHead(), flood/2, func(i int) []byte { return format.AppendISB(nil, format.InterfaceStats{Dropped: uint64(i)}) })), "0-00-0---303"},
 		{"damage", zst(repeated(ngHead(), flood/100, func(i int) []byte {
 			return append(append(ngPacket(0, micros, p), bytes.Repeat([]byte{0xFF}, 8)...), ngPacket(0, micros, p)...)
 		})), "3-33-3-3-"},

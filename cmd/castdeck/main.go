@@ -96,7 +96,7 @@ func boundMemory(args []string) {
 		return
 	}
 	switch cmd.Name() {
-	case "info", "dump", "verify", "convert", "repair", "gaps", "stats":
+	case "info", "dump", "verify", "convert", "repair", "gaps", "stats", "report":
 		limitMemory()
 	case "compare", "merge-lines":
 		debug.SetGCPercent(50) // their window decides how much they hold
@@ -174,7 +174,7 @@ guard.`,
 	}{
 		{recordCmd(), "groups"}, {replayCmd(), "paths"}, {infoCmd(), "paths"}, {dumpCmd(), "paths"}, {verifyCmd(), "paths"},
 		{convertCmd(), "paths"}, {repairCmd(), "paths"}, {compareCmd(), "paths"},
-		{mergeLinesCmd(), "paths"}, {gapsCmd(), "paths"}, {statsCmd(), "paths"}, {demoCmd(), ""},
+		{mergeLinesCmd(), "paths"}, {gapsCmd(), "paths"}, {statsCmd(), "paths"}, {reportCmd(), "paths"}, {demoCmd(), ""},
 	} {
 		configurable(c.cmd, c.arguments)
 		root.AddCommand(c.cmd)

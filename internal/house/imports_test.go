@@ -34,6 +34,7 @@ var allowed = map[string]struct {
 	"castdeck/recorder":            {"groups to batches, and the ledger of loss", []string{"castdeck/format", "castdeck/internal/mcast", "castdeck/internal/pcapfilter", "castdeck/internal/sock", sysUnix, netlink}},
 	"castdeck/replayer":            {"batches to groups, on time", []string{"castdeck/format", "castdeck/internal/mcast", "castdeck/internal/sock", hdr, netlink}},
 	"castdeck/analysis":            {"answers from recordings", []string{"castdeck/format", hdr, xxhash}},
+	"castdeck/analysis/report":     {"what analysis found, as pages", []string{"castdeck/format", "castdeck/analysis", hdr}},
 	"castdeck/bench":               {"makes traffic and measures the whole path", []string{"castdeck/format", "castdeck/format/segment", "castdeck/recorder", "castdeck/replayer", "castdeck/analysis"}},
 	"castdeck/bench/sidebyside":    {"castdeck beside the tools that people use today", []string{"castdeck/bench", "castdeck/format", "castdeck/format/pcapfile", "castdeck/recorder", "castdeck/replayer", "castdeck/internal/netns"}},
 	"castdeck/cmd/castdeck":        {"the command line: the only place that prints, exits and reads flags", []string{"castdeck/...", "github.com/spf13/cobra", "github.com/spf13/pflag", "github.com/goccy/go-yaml", "github.com/dustin/go-humanize", "golang.org/x/term", "golang.org/x/net/netutil", "github.com/prometheus/client_golang", "github.com/coreos/go-systemd/v22/daemon", hdr}},
