@@ -165,19 +165,6 @@ func (s *step) data(st *stream, h *header, size int, time int64) {
 	st.has, st.transit, st.transitSeq = true, transit, h.seq
 }
 
-// complete says that the ends of all streams came, and all their datagrams.
-func (s *step) complete() bool {
-	if !s.over() {
-		return false
-	}
-	for _, st := range s.streams {
-		if st != nil && st.unique < st.sent {
-			return false
-		}
-	}
-	return true
-}
-
 // over says that the ends of all streams came.
 func (s *step) over() bool { return s.end.streams > 0 && s.ended >= int(s.end.streams) }
 

@@ -13,6 +13,7 @@ import (
 
 	"castdeck/internal/mcast"
 	"castdeck/internal/sock"
+	"castdeck/replayer"
 )
 
 const (
@@ -108,7 +109,9 @@ func NewReceiver(o ReceiveOptions) (r *Receiver, err error) {
 
 // prepareReplies opens the socket of replies and notes who may have some.
 func (r *Receiver) prepareReplies() (err error) {
-	if r.replies, err = sock.NewSender(sock.SenderOptions{Interface: r.iface, TTL: r.o.TTL}); err != nil {
+	if r.replies, err = sock.NewSender(sock.SenderOptions{
+		Interface: r.iface, TTL: r.o.TTL, Segmentation: !replayer.CutsRuns(r.iface),
+	}); err != nil {
 		return err
 	}
 	r.out = sock.NewMessages(receiveBatch)

@@ -53,12 +53,15 @@ type Found struct {
 const (
 	// lowest rate that is tried, and reached the share of a rate that must be reached.
 	lowest, reached = 10, 0.97
+	// slowTries is how often a sender may be too slow: this machine may have had something
+	// else to do.
+	slowTries = 3
 )
 
 // Search looks for the highest rate that passes, as RFC 2544 (26.1) does: twice as much
 // until one does not pass, then between. Every try is a step of traffic. A sender that
-// reaches less than it was asked to ends the search with what it reached. An error of
-// try ends it with what was found so far.
+// reaches less than it was asked to, in several tries, ends the search with the most it
+// reached. An error of try ends it with what was found so far.
 func Search(o SearchOptions, try func(rate float64) (Trial, error)) (f Found, err error) {
 	if o.Start <= 0 {
 		o.Start = 1000
@@ -72,7 +75,7 @@ func Search(o SearchOptions, try func(rate float64) (Trial, error)) (f Found, er
 	if o.Tolerance < 0 || o.Tolerance >= 1 {
 		return f, errors.New("a tolerance that is no share")
 	}
-	rate := min(o.Start, o.Most)
+	rate, slowly := min(o.Start, o.Most), 0
 	for {
 		t, err := try(rate)
 		if err != nil {
@@ -85,8 +88,11 @@ func Search(o SearchOptions, try func(rate float64) (Trial, error)) (f Found, er
 			f.Rate = max(f.Rate, min(t.Reached, rate))
 			switch {
 			case slow:
-				f.Limit = LimitSender
-				return f, nil
+				if slowly++; slowly == slowTries {
+					f.Limit = LimitSender
+					return f, nil
+				}
+				continue
 			case f.TooHigh == 0 && rate >= o.Most:
 				f.Limit = LimitMost
 				return f, nil

@@ -24,15 +24,16 @@ import (
 func benchCmd() *cobra.Command {
 	cmd := parent(&cobra.Command{
 		Use:   "bench",
-		Short: "Measure castdeck, beside other tools",
-		Long:  "Measure castdeck beside the tools that are installed, in a network namespace of its own.",
+		Short: "Measure a path, and castdeck beside other tools",
+		Long: `Measure a network path with numbered datagrams (path, send, receive), or castdeck
+beside the tools that are installed, in a network namespace of its own (compare).`,
 	}, "bench: no %q to measure", "bench: name what to measure")
 	compare := parent(&cobra.Command{
 		Use:   "compare",
 		Short: "castdeck beside the installed tools, on the same traffic",
 	}, "bench: no %q to measure", "bench: name what to measure")
 	compare.AddCommand(benchRecordCmd(), benchReplayCmd())
-	cmd.AddCommand(compare)
+	cmd.AddCommand(benchPathCmd(), benchSendCmd(), benchReceiveCmd(), compare)
 	return cmd
 }
 
