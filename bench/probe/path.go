@@ -32,7 +32,7 @@ func OpenPath(ctx context.Context, send SendOptions, receive ReceiveOptions, pat
 	p.stop = stop
 	go func() { p.done <- p.Receiver.Run(running) }()
 	if p.Sender, err = NewSender(send); err == nil {
-		err = p.greet(ctx, patience)
+		err = p.greet(ctx, patience, send.Interface+" to "+receive.Interface)
 	}
 	if err != nil {
 		return nil, errors.Join(err, p.Close())
@@ -40,7 +40,7 @@ func OpenPath(ctx context.Context, send SendOptions, receive ReceiveOptions, pat
 	return p, nil
 }
 
-func (p *Path) greet(ctx context.Context, patience time.Duration) error {
+func (p *Path) greet(ctx context.Context, patience time.Duration, way string) error {
 	groups := len(p.Sender.to)
 	for deadline := time.Now().Add(patience); ; {
 		if err := p.Sender.Announce(); err != nil {
@@ -62,8 +62,8 @@ func (p *Path) greet(ctx context.Context, patience time.Duration) error {
 			}
 		}
 		if time.Now().After(deadline) {
-			return fmt.Errorf("of %d groups %d get from %s to %s (is the one wired to the other, does a switch forward the groups, is a firewall or rp_filter in the way? a host takes what comes from itself only with accept_local=1 and rp_filter=0)",
-				groups, heard, p.Sender.iface.Name, p.Receiver.iface.Name)
+			return fmt.Errorf("of %d groups %d get from %s (is the one wired to the other, does a switch forward the groups, is a firewall or rp_filter in the way? a host takes what comes from itself only with accept_local=1 and rp_filter=0)",
+				groups, heard, way)
 		}
 	}
 }
