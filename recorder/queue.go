@@ -13,8 +13,9 @@ const (
 	// A batch holds this many datagrams or bytes of payload, whichever comes first.
 	batchDatagrams = 1024
 	batchBytes     = 256 << 10
-	// orderPause is how long after the last batch nothing older can come any more.
-	orderPause = 50 * time.Millisecond
+	// orderPause is how long after the last batch nothing older can come any more: longer
+	// than maxBatchAge, maxRest and what a datagram takes to get to its socket.
+	orderPause = 250 * time.Millisecond
 	// maxHeld bounds the batches that wait for their place in the order of time.
 	maxHeld = 16
 	// batchStats bounds the records of totals in a batch.

@@ -81,10 +81,10 @@ type Options struct {
 	// FlushInterval is the longest time that a datagram stays in a writer that is a
 	// format.Flusher; 0 is 1 s.
 	FlushInterval time.Duration
-	// Calm is told true where little has arrived for half a second, and false as soon as
-	// more does, before anything of it is lost. Where it then lets the runtime do with
-	// one processor (runtime.GOMAXPROCS), each waking of the receive loop costs half. The
-	// receiving goroutine calls it; nil is nobody.
+	// Calm is told true where the whole program has used little of a processor for half a
+	// second, and false as soon as it uses more or a buffer fills, before anything of it is
+	// lost. Where it then lets the runtime do with one processor (runtime.GOMAXPROCS), each
+	// waking of the receive loop costs half. The receiving goroutine calls it; nil is nobody.
 	Calm func(bool)
 	// StatsInterval is the time between two readings of the kernel's drop counters
 	// and, where something changed, two records of totals to the writer; 0 is 1 s.

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"runtime"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -92,9 +91,14 @@ func Listen(subs []Subscription, o Options) (*Recorder, error) {
 	l := &loop{queue: newQueue(o.Queue, len(devices)), count: o.Count, interval: o.StatsInterval.Nanoseconds(), settling: settling, hardware: o.Hardware, onCalm: o.Calm,
 		subs: make([]subscription, len(devices)), publish: r.publish, stop: &r.stop,
 		silence: o.Silence.Nanoseconds(), interfaces: r.interfaces, unwatched: unwatched,
-		realtime: func() int64 { return time.Now().UnixNano() }, rejoinConn: (*sock.Conn).Rejoin}
+		realtime: func() int64 { return time.Now().UnixNano() }, rejoinConn: (*sock.Conn).Rejoin, cpu: sock.ProcessTime,
+		batchAge: max(batchAge, min(maxBatchAge, o.FlushInterval.Nanoseconds()/5))}
 	r.queue = l.queue
 	r.loop = l
+	if l.timer, err = sock.NewTimer(); err != nil {
+		r.release()
+		return nil, err
+	}
 	open := r.open
 	if o.Packet != nil {
 		open = r.openRings
@@ -278,8 +282,6 @@ func (r *Recorder) Run(ctx context.Context, w format.BatchWriter) error {
 	writer := make(chan error, 1)
 	go func() { writer <- r.queue.write(w, r.options.FlushInterval, r.end) }()
 
-	// The loop sleeps by system call; on a thread of its own that does not drag
-	// other goroutines along.
 	watched := make(chan struct{})
 	if r.netlink != nil {
 		go func() {
@@ -287,10 +289,10 @@ func (r *Recorder) Run(ctx context.Context, w format.BatchWriter) error {
 			close(watched)
 		}()
 	}
-	runtime.LockOSThread()
+	// Not locked to a thread: giving way to other goroutines (yieldAge) would then take four
+	// switches of threads each time.
 	err := r.loop.run()
 	last := r.loop.finish()
-	runtime.UnlockOSThread()
 	close(r.queue.full)
 	if r.netlink != nil {
 		r.loop.inbox.stop(r.netlink)
@@ -378,6 +380,9 @@ func (r *Recorder) release() error {
 	if r.loop != nil {
 		for _, s := range r.loop.inlets {
 			errs = append(errs, s.close())
+		}
+		if r.loop.timer != nil {
+			errs = append(errs, r.loop.timer.Close())
 		}
 	}
 	if r.netlink != nil {

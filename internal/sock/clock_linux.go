@@ -85,3 +85,11 @@ func Sleep(d time.Duration) {
 func SetTimerSlack(ns int64) error {
 	return unix.Prctl(unix.PR_SET_TIMERSLACK, uintptr(ns), 0, 0, 0)
 }
+
+// ProcessTime is the processor time, user and kernel, that this process has used so far,
+// in ns (getrusage(2)).
+func ProcessTime() int64 {
+	var u unix.Rusage
+	unix.RawSyscall(unix.SYS_GETRUSAGE, unix.RUSAGE_SELF, uintptr(unsafe.Pointer(&u)), 0)
+	return u.Utime.Nano() + u.Stime.Nano()
+}
