@@ -12,8 +12,9 @@ import (
 type Clock interface {
 	// Now is a monotonic time in ns; its zero is arbitrary.
 	Now() int64
-	// SleepUntil returns at deadline or later, for a deadline in the past at once.
-	// It is not called with deadlines more than 50 ms ahead.
+	// SleepUntil returns at deadline or later, for a deadline in the past at once; it
+	// may return earlier, for no reason. It is not called with deadlines more than 50 ms
+	// ahead.
 	SleepUntil(deadline int64)
 }
 
@@ -23,14 +24,24 @@ type machineClock struct{}
 func (machineClock) Now() int64                { return sock.Now() }
 func (machineClock) SleepUntil(deadline int64) { sock.SleepUntil(deadline) }
 
+// holdingClock is machineClock for a goroutine that does not give its processor away
+// when it sleeps.
+type holdingClock struct{ machineClock }
+
+func (holdingClock) SleepUntil(deadline int64) { sock.SleepHolding(deadline) }
+
+// minHolding is the least GOMAXPROCS with which the sending goroutine may keep one
+// processor for itself: one for what reads ahead and one for the rest.
+const minHolding = 3
+
 const (
 	// The guard is the part of a wait that is spun rather than slept, in ns: what
 	// a sleep is usually late by, within these bounds. Below 20 us the spin would
 	// miss the ordinary wakeup; above 200 us it costs more CPU than it is worth.
 	minGuard, maxGuard = 20_000, 200_000
-	// guardShare is the part of a wait that may be spun where minGuard is less: 1/32,
+	// guardShare is the part of a wait that may be spun where minGuard is less: 1/64,
 	// so that a slow replay does not burn the processor on a machine that wakes late.
-	guardShare = 32
+	guardShare = 64
 	// longestSleep bounds how long a stop waits for the sender, in ns.
 	longestSleep = 50_000_000
 )
@@ -81,9 +92,14 @@ func (p *pacer) calibrate() {
 	p.guard = min(max(usual+usual/2, minGuard), maxGuard)
 }
 
-// A sleep by RawSyscall6, which keeps the thread's processor instead of handing it
-// over and asking for it back, was tried: in 7 alternating runs of 20 kpps on two
-// busy cores p99 was 74 us against 75 us, at 1 kpps it was worse.
+// Tried for the tails without a difference beyond that of the runs themselves (10
+// alternating runs of 20 kpps, 200 bytes, on two processors of a busy host; p99 and p99.9
+// in us, 110 and 2,200 without any): the goroutine not locked to its thread, so that being
+// stopped after 10 ms costs no change of thread (165, 2,900); no garbage collection while
+// it plays and the ring filled before it begins (123, 2,700); a slice of 100 us for the
+// sending thread, sched_setattr(2) (169, 2,400); SCHED_BATCH for all the others. What is
+// left is the machine: a thread that does nothing but read the clock finds gaps of 20 to
+// 100 us 250 times a second there, at the timer's tick, and gaps of milliseconds some times.
 
 // wait returns the time as soon as it is at or past due, or when attention is asked
 // for.

@@ -167,7 +167,7 @@ var ErrRunning = errors.New("this replayer is already running")
 // returned. Stats may be called from any goroutine at any time.
 type Replayer struct {
 	options Options
-	clock   Clock
+	clock   Clock // nil is the machine's
 	ahead   int
 	policy  *policy
 
@@ -201,9 +201,6 @@ func New(o Options) (*Replayer, error) {
 			return nil, err
 		}
 		r.senders = append(r.senders, s)
-	}
-	if r.clock == nil {
-		r.clock = machineClock{}
 	}
 	if r.ahead == 0 {
 		r.ahead = defaultAhead
@@ -318,7 +315,7 @@ func (r *Replayer) Run(ctx context.Context, src format.BatchReader) (Report, err
 	// New has seen that they can be made.
 	feed.impairer, _ = newImpairer(&r.options)
 	feed.rewriting, _ = newRewriting(&r.options)
-	out := newOutlet(r.senders, &pacer{clock: r.clock, guard: minGuard, attention: &r.control.attention}, &r.stats, r.control, ring, &r.options)
+	out := newOutlet(r.senders, &pacer{clock: r.hold(), guard: minGuard, attention: &r.control.attention}, &r.stats, r.control, ring, &r.options)
 	r.stats.speed.Store(math.Float64bits(out.speed))
 
 	before := r.senderCounts()
@@ -337,6 +334,22 @@ func (r *Replayer) Run(ctx context.Context, src format.BatchReader) (Report, err
 		err = feed.err
 	}
 	return report, err
+}
+
+// hold decides whether the sending goroutine keeps its processor when it sleeps and
+// sends, and returns the clock to sleep by.
+func (r *Replayer) hold() Clock {
+	holds := runtime.GOMAXPROCS(0) >= minHolding
+	for _, s := range r.senders {
+		s.Hold(holds)
+	}
+	switch {
+	case r.clock != nil:
+		return r.clock
+	case holds:
+		return holdingClock{}
+	}
+	return machineClock{}
 }
 
 // senderCounts are what the senders counted since they were made.

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"slices"
+	"strings"
 	"text/tabwriter"
 	"time"
 
@@ -16,6 +18,7 @@ import (
 type benchReplayFlags struct {
 	benchFlags
 	only  string
+	cases []string
 	count int
 }
 
@@ -52,6 +55,7 @@ and named.`,
 		"folder for the traffic, removed again; default the system's for temporary files")
 	fl := cmd.Flags()
 	fl.StringVar(&f.only, "only", "", "make one table: `lateness|speed`")
+	fl.StringArrayVar(&f.cases, "case", nil, "make only this `CASE`, by its name in the tables (repeatable)")
 	fl.IntVar(&f.count, "count", 300_000, "datagrams of one run at full speed")
 	return cmd
 }
@@ -74,10 +78,33 @@ func (f *benchReplayFlags) options() (sidebyside.ReplayOptions, error) {
 	default:
 		return o, usagef("--only %q: lateness or speed", f.only)
 	}
+	if err := f.choose(&o); err != nil {
+		return o, err
+	}
 	if f.count < 1000 || f.count > 100_000_000 {
 		return o, usagef("--count %d: 1000 to 100000000", f.count)
 	}
 	return o, f.check("replayer", sidebyside.Replayers())
+}
+
+// choose leaves the cases that are asked for by name.
+func (f *benchReplayFlags) choose(o *sidebyside.ReplayOptions) error {
+	if len(f.cases) == 0 {
+		return nil
+	}
+	var names []string
+	other := func(c sidebyside.ReplayCase) bool {
+		names = append(names, caseName(c))
+		return !slices.Contains(f.cases, caseName(c))
+	}
+	o.Shapes = slices.DeleteFunc(o.Shapes, func(s sidebyside.Shape) bool { return other(sidebyside.ReplayCase{Shape: s}) })
+	o.Speeds = slices.DeleteFunc(o.Speeds, func(s sidebyside.Speed) bool { return other(sidebyside.ReplayCase{Speed: s}) })
+	for _, c := range f.cases {
+		if !slices.Contains(names, c) {
+			return usagef("--case %q: no such case (have %s)", c, strings.Join(names, "; "))
+		}
+	}
+	return nil
 }
 
 // benchReplayJSON is one run of bench compare replay.

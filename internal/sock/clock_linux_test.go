@@ -2,6 +2,7 @@ package sock
 
 import (
 	"runtime"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -85,10 +86,43 @@ func TestSleepUntilIsNeverEarly(t *testing.T) {
 	}
 }
 
+// A goroutine that holds its processor while it sleeps does not hold up a stop of the
+// world: the signal that asks for it ends the sleep.
+func TestSleepHoldingLetsTheWorldStop(t *testing.T) {
+	const long = int64(20 * time.Second)
+	var stop atomic.Bool
+	begun, done := make(chan int64), make(chan int64)
+	go func() {
+		start := Now()
+		begun <- start
+		for !stop.Load() && Now() < start+long {
+			SleepHolding(start + long)
+		}
+		done <- Now()
+	}()
+	start := <-begun
+	for range 5 {
+		runtime.GC() // stops the world twice
+	}
+	if took := Now() - start; took >= long {
+		t.Errorf("the collector waited for the sleep, %d ns", took)
+	}
+	stop.Store(true)
+	for {
+		select {
+		case <-done:
+			return
+		case <-time.After(time.Millisecond):
+			runtime.GC()
+		}
+	}
+}
+
 func TestSleepUntilThePast(t *testing.T) {
 	start := Now()
 	for _, deadline := range []int64{start - 1, 1, 0, -1, -1 << 63} {
 		SleepUntil(deadline)
+		SleepHolding(deadline)
 	}
 	Sleep(0)
 	Sleep(-time.Hour)
@@ -125,6 +159,7 @@ func TestSetTimerSlackHoldsForTheThread(t *testing.T) {
 func TestClockAllocatesNothing(t *testing.T) {
 	if n := testing.AllocsPerRun(100, func() {
 		SleepUntil(Now() + 1000)
+		SleepHolding(Now() + 1000)
 	}); n != 0 {
 		t.Errorf("%v allocations, want 0", n)
 	}

@@ -9,6 +9,9 @@ var clockBase = time.Now()
 // Now returns ns of a monotonic clock that started with the process.
 func Now() int64 { return int64(time.Since(clockBase)) }
 
+// SleepHolding is SleepUntil.
+func SleepHolding(deadline int64) { SleepUntil(deadline) }
+
 // SleepUntil returns when Now is at or past deadline.
 func SleepUntil(deadline int64) { Sleep(time.Duration(deadline - Now())) }
 

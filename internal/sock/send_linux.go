@@ -117,7 +117,8 @@ type Sender struct {
 	family [2]error // why fds[0] or fds[1] is -1
 	ports  [2][65536]socketOfPort
 
-	frames bool // by NewFrameSender
+	frames  bool // by NewFrameSender
+	holding bool
 	// from are the sockets of SocketFrom.
 	from map[netip.AddrPort]int
 
@@ -323,6 +324,11 @@ func (s *Sender) Reverted() uint64 { return s.reverted }
 // that calls Send.
 func (s *Sender) Late() uint64 { return s.late }
 
+// Hold says whether Send keeps the goroutine's processor (GOMAXPROCS) during its system
+// calls, of some 40 ms at most each: see SleepHolding, which it goes with. It belongs to
+// the goroutine that calls Send.
+func (s *Sender) Hold(on bool) { s.holding = on }
+
 // Send sends messages from (inclusive) to to (exclusive) in order through one
 // socket. It returns how many left; with an error, which is a syscall.Errno,
 // message from+sent was not sent and is the one the error is about:
@@ -343,7 +349,11 @@ func (s *Sender) Send(socket int, m *Messages, from, to int) (sent int, err erro
 	pending := false
 	for next := from; next < to; {
 		count := s.gather(m, next, to)
-		n, _, errno := unix.Syscall6(unix.SYS_SENDMMSG, uintptr(fd),
+		call := unix.Syscall6
+		if s.holding {
+			call = unix.RawSyscall6
+		}
+		n, _, errno := call(unix.SYS_SENDMMSG, uintptr(fd),
 			uintptr(unsafe.Pointer(&s.runs[0])), uintptr(count), 0, 0, 0)
 		if errno == 0 {
 			// Fewer than asked: the message behind them failed. The kernel keeps the reason

@@ -59,6 +59,9 @@ func (s *Sender) Send(socket int, m *Messages, from, to int) (sent int, err erro
 	return 0, unsupported("sending")
 }
 
+// Hold does nothing.
+func (s *Sender) Hold(on bool) {}
+
 // Warm does nothing.
 func (s *Sender) Warm(socket int, m *Messages, i int) {}
 
