@@ -44,14 +44,19 @@ func (g *Gaps) sample(e *format.StreamEntry[gapStream], d *format.Datagram, note
 		s.samples = &samples{}
 		g.held += samplesSize
 	}
-	m := s.samples
-	from := len(m.buffer)
-	m.buffer = append(m.buffer, d.Payload...)
+	s.samples.add(d, noted)
 	g.held += len(d.Payload)
-	m.of[m.n] = sample{from, len(m.buffer), d.Time, noted, d.Flags&format.FlagTruncated == 0}
-	if m.n++; m.n == sampleSize || g.held > maxHeld {
+	if s.samples.n == sampleSize || g.held > maxHeld {
 		g.decide(e)
 	}
+}
+
+// add keeps a copy of what is needed of a datagram; there must be room.
+func (m *samples) add(d *format.Datagram, noted uint64) {
+	from := len(m.buffer)
+	m.buffer = append(m.buffer, d.Payload...)
+	m.of[m.n] = sample{from, len(m.buffer), d.Time, noted, d.Flags&format.FlagTruncated == 0}
+	m.n++
 }
 
 // decide chooses the protocol of a stream, and takes what was held back.

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -8,12 +9,14 @@ import (
 	"io/fs"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"castdeck/analysis"
 	"castdeck/format"
 	"castdeck/format/pcapfile"
 	"castdeck/format/segment"
@@ -23,8 +26,9 @@ import (
 type converter struct {
 	in       []string
 	out      string
-	name     string        // of all that is read, for messages
-	sources  []os.FileInfo // the files that are read
+	name     string              // of all that is read, for messages
+	from     *format.SegmentInfo // what is read, where that is one recording
+	sources  []os.FileInfo       // the files that are read
 	span     timeSpan
 	to       string
 	compress string
@@ -34,6 +38,8 @@ type converter struct {
 	skip     countValue
 	count    countValue
 	split    splitValue
+	parts    partitionValue
+	numbering
 	reshape  reshape
 	frames   string
 	force    bool
@@ -41,6 +47,8 @@ type converter struct {
 	stdout   io.Writer
 	stderr   io.Writer
 
+	numbers  analysis.Numbers
+	numbered bool // by flags
 	sel      selection
 	read     atomic.Uint64 // datagrams and packets, for the progress line
 	wrote    atomic.Uint64
@@ -55,9 +63,9 @@ func convertCmd() *cobra.Command {
 		Short: "Change the format; cut, filter, merge, split, shift; any captures in",
 		Long: `Write captures of any kind as another: OUT's name says which, *.pcapng.zst,
 *.pcapng.gz, *.pcapng or *.pcap, or for lines of text *.ndjson (or *.jsonl; the
-keys of dump --json) or *.csv, each also with .zst or .gz behind it. OUT "-" is
-stdout, with --to naming the format. Several INs become one, in the order of
-their times.
+keys of dump --json) or *.csv, each also with .zst or .gz behind it, and for tables
+*.parquet. OUT "-" is stdout, with --to naming the format. Several INs become one,
+in the order of their times.
 
 ` + strings.Replace(pathsHelp, "PATH is", "IN is", 1) + `
 
@@ -76,6 +84,14 @@ link type. With --frames make every datagram gets made Ethernet headers.
 datagrams, or about that many bytes, named OUT with the group, time or number
 before its end. Each is a recording of its own. At most 512 groups or streams.
 
+Parquet, for DuckDB, Polars and the like, has the columns of dump --json, the same
+time as a timestamp, and the sequence numbers, which are recognised or given by
+--protocol or --seq as for gaps. --partition date,group makes a folder OUT of
+date=2026-05-04/group=239.1.1.1/port=5000/part-0.parquet; while it works it keeps as
+much again in a hidden folder there, compressed. docs/ANALYSIS.md has the columns. A
+Parquet file that could not be written to its end is removed. --split-by makes at most
+48 Parquet files of groups or streams.
+
 Nothing that is there is overwritten without --force. Interrupted, it seals what
 was converted until then. What it says it wrote is on the disk (fdatasync, and fsync
 of the folder). Where writing fails, as on a full disk, the file stays as far as it
@@ -88,6 +104,8 @@ what can be read is converted.`,
   castdeck convert --payload 4:2a/3f --count 1000 feed.pcapng.zst some.csv
   castdeck convert --split-by group feed.pcapng.zst groups/feed.pcapng.zst
   castdeck convert --split-by time=1h --strip 64 feed.pcapng.zst hours.pcapng.zst
+  castdeck convert feed.pcapng.zst feed.parquet
+  castdeck convert --partition date,group recordings/ tables
   castdeck convert --shift to=2026-05-04T09:30:00Z old.pcap new.pcap
   castdeck convert --to ndjson feed.pcapng.zst - | jq .length
   tcpdump -i eth0 -w - udp | castdeck convert - udp.pcapng.zst`,
@@ -96,6 +114,11 @@ what can be read is converted.`,
 			c.in, c.out = args[:len(args)-1], args[len(args)-1]
 			c.stdout, c.stderr = cmd.OutOrStdout(), cmd.ErrOrStderr()
 			c.terminal = isTerminal(c.stderr)
+			var err error
+			if c.numbers, err = c.numbering.numbers(cmd); err != nil {
+				return err
+			}
+			c.numbered = cmd.Flags().Changed("protocol") || cmd.Flags().Changed("seq")
 			ctx, stop := orderlyEnd(cmd.Context())
 			defer stop()
 			return c.run(ctx)
@@ -103,7 +126,7 @@ what can be read is converted.`,
 	}
 	f := cmd.Flags()
 	c.span.addFlags(cmd)
-	f.StringVar(&c.to, "to", "", "format to write: `pcapng.zst|pcapng.gz|pcapng|pcap|ndjson|csv`; default by OUT's name")
+	f.StringVar(&c.to, "to", "", "format to write: `pcapng.zst|pcapng.gz|pcapng|pcap|ndjson|csv|parquet`; default by OUT's name")
 	f.StringVar(&c.compress, "compress", "", "`zstd|gzip|none`; default by OUT's name")
 	f.StringArrayVar(&c.only, "only", nil, "keep only datagrams of this `GROUP`, such as 239.1.1.1:5000, :5000 or 10.0.0.1@ (repeatable)")
 	f.StringArrayVar(&c.not, "not", nil, "leave out the datagrams of this `GROUP` (repeatable)")
@@ -111,6 +134,8 @@ what can be read is converted.`,
 	f.Var(&c.skip, "skip", "leave out the first N datagrams")
 	f.Var(&c.count, "count", "stop after this many datagrams")
 	f.Var(&c.split, "split-by", "write several files: group, stream, time=1m, count=100000 or size=1GB")
+	f.Var(&c.parts, "partition", "write a folder of Parquet files by `date,group`, or one of the two")
+	c.numbering.addFlags(f, "auto", "the `PROTOCOL` of all streams, for the sequence numbers of Parquet; auto recognises that of each")
 	f.Var(&c.reshape.shift, "shift", "move all times: +1h, -250ms, or to=TIME for the first datagram")
 	f.Var(&c.reshape.strip, "strip", "keep only this many bytes of each payload, and mark the datagram truncated")
 	f.StringVar(&c.frames, "frames", "", "`keep|make` frames; default: keep Ethernet ones, make the others")
@@ -132,15 +157,21 @@ const stdio = "-"
 // convertKind decides the format by --to, OUT's name and --compress, which must
 // agree.
 func (c *converter) convertKind() (k outputKind, err error) {
-	named, known := textKind(c.out)
+	named, known := dataKind(c.out)
 	name := c.out
+	if c.parts.given() {
+		if c.to != "" && c.to != "parquet" || known && !named.parquet {
+			return k, usagef("--partition %s: only Parquet is written so; name a folder, and no other format", c.parts.text)
+		}
+		named, known = outputKind{parquet: true, compression: format.Zstd}, true
+	}
 	if c.to != "" {
 		// The name of a format is the end of the names of its files.
 		name = "x." + c.to
-		want, isText := textKind(name)
-		if !isText {
+		want, isData := dataKind(name)
+		if !isData {
 			if want, err = kindOf(name, ""); err != nil {
-				return k, usagef("--to %s: no such format (have pcapng.zst, pcapng.gz, pcapng, pcap, ndjson, csv, and .zst or .gz behind the last two)", c.to)
+				return k, usagef("--to %s: no such format (have pcapng.zst, pcapng.gz, pcapng, pcap, parquet, ndjson, csv, and .zst or .gz behind the last two)", c.to)
 			}
 		}
 		if !known {
@@ -151,27 +182,37 @@ func (c *converter) convertKind() (k outputKind, err error) {
 		if known && named != want {
 			return k, usagef("%s: the name says another format than --to %s", c.out, c.to)
 		}
-		named, known = want, isText
+		named, known = want, isData
 	}
 	if c.out == stdio && c.to == "" {
 		return k, usagef("-: a stream has no name that says its format; add --to, such as --to pcapng")
 	}
+	if known && named.parquet && c.compress != "" {
+		if named.compression, err = format.ParseCompression(c.compress); err != nil {
+			return k, usagef("--compress: %v", err)
+		}
+		return named, nil
+	}
 	if known {
 		if c.compress != "" {
-			return k, usagef("--compress is for pcapng; name text *.csv.zst or *.ndjson.gz to compress it")
+			return k, usagef("--compress is for pcapng and parquet; name text *.csv.zst or *.ndjson.gz to compress it")
 		}
 		return named, nil
 	}
 	k, err = kindOf(name, c.compress)
 	var ex *exitError
 	if errors.As(err, &ex) && c.compress == "" {
-		return k, usagef("%s: the name does not say which format to write; name it *.pcapng.zst, *.pcapng.gz, *.pcapng, *.pcap, *.ndjson or *.csv, or add --to", c.out)
+		return k, usagef("%s: the name does not say which format to write; name it *.pcapng.zst, *.pcapng.gz, *.pcapng, *.pcap, *.parquet, *.ndjson or *.csv, or add --to", c.out)
 	}
 	return k, err
 }
 
-// textKind decides by the end of a name whether it is text and how it is compressed.
-func textKind(path string) (k outputKind, ok bool) {
+// dataKind decides by the end of a name whether it is text or a table, and how it is
+// compressed.
+func dataKind(path string) (k outputKind, ok bool) {
+	if strings.HasSuffix(path, ".parquet") {
+		return outputKind{parquet: true, compression: format.Zstd}, true
+	}
 	k.compression = format.None
 	if s, ok := strings.CutSuffix(path, ".zst"); ok {
 		path, k.compression = s, format.Zstd
@@ -215,16 +256,28 @@ func (c *converter) prepare() (k outputKind, err error) {
 		}
 		c.sel.payload = append(c.sel.payload, p)
 	}
-	c.sel.udpOnly = len(c.only) > 0 || len(c.payload) > 0 || c.reshape.strip.set || k.text != noText
+	c.sel.udpOnly = len(c.only) > 0 || len(c.payload) > 0 || c.reshape.strip.set || !k.isCapture()
 	switch {
 	case c.frames != "" && c.frames != "keep" && c.frames != "make":
 		return k, usagef("--frames %s: write keep or make", c.frames)
-	case c.frames != "" && k.text != noText:
-		return k, usagef("--frames %s: lines of text have no frames", c.frames)
+	case c.frames != "" && !k.isCapture():
+		return k, usagef("--frames %s: text and tables have no frames", c.frames)
+	case c.numbered && !k.parquet:
+		return k, usagef("--protocol and --seq are for parquet: nothing else has a place for sequence numbers")
+	case c.parts.given() && c.split.mode != oneFile:
+		return k, usagef("--partition %s and --split-by %s: name one", c.parts.text, c.split.text)
+	case c.parts.given() && c.out == stdio:
+		return k, usagef("--partition %s: stdout is one stream; name a folder", c.parts.text)
+	case c.parts.given() && c.force:
+		return k, usagef("--partition %s: the folder must be new or empty, whatever --force says", c.parts.text)
 	case c.out == stdio && c.split.mode != oneFile:
 		return k, usagef("--split-by %s: stdout is one stream; name a file", c.split.text)
 	case c.out == stdio && isTerminal(c.stdout) && (k.text == noText || k.compression != format.None):
 		return k, usagef("-: stdout is a terminal, and %s is not for people; redirect it, or use --to ndjson", c.to)
+	}
+	if c.parts.given() {
+		c.split.mode, c.split.text = byPartition, c.parts.text
+		c.frames = "make" // in the spool
 	}
 	return k, nil
 }
@@ -238,14 +291,27 @@ func (c *converter) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	c.name = in.path
+	c.name, c.from = in.path, in.info()
 	if err = c.findSources(); err == nil && c.out != stdio && c.split.mode == oneFile {
 		err = c.vacant(c.out)
 	}
+	if err == nil && c.parts.given() {
+		err = emptyFolder(c.out)
+	}
 	var src format.BatchReader
-	out := &splitter{how: c.split, kind: kind, keep: c.frames == "keep", path: c.out, create: c.create, o: c.options(in)}
+	table := kind
+	switch {
+	case c.parts.given():
+		kind = outputKind{compression: format.Zstd}
+	case kind.parquet:
+		kind.tables = c.newTables()
+	}
+	out := &splitter{how: c.split, kind: kind, parts: &c.parts, keep: c.frames == "keep", path: c.out, create: c.create, o: c.options(in)}
 	if err == nil {
 		src, err = c.source(in, out)
+	}
+	if err == nil && c.parts.given() {
+		out.spool, err = newSpool(c.out)
 	}
 	if err != nil {
 		in.Close()
@@ -264,6 +330,9 @@ func (c *converter) run(ctx context.Context) error {
 		err = out.finish(rest)
 	}
 	err = endOf(err, out.Close())
+	if out.spool != nil {
+		err = c.endSpool(table, out, err)
+	}
 	stopReport()
 	if err != nil {
 		return err
@@ -331,6 +400,38 @@ func (c *converter) options(in *input) segment.Options {
 		o.Info.Made = true
 	}
 	return o
+}
+
+// endSpool makes tables of what out has spooled, whatever error ended it, and counts them
+// as out's.
+func (c *converter) endSpool(k outputKind, out *splitter, err error) error {
+	t, files, terr := c.writeTables(k, out.spool)
+	out.done, out.made = t, files
+	if err = cmp.Or(err, terr); err == nil {
+		return out.spool.remove()
+	}
+	_ = out.spool.remove()
+	return err
+}
+
+// newTables for what is read next.
+func (c *converter) newTables() *tables {
+	t := newTables(analysis.GapOptions(c.numbers))
+	t.many, t.parts, t.tell = c.split.mode != oneFile && c.split.mode != byPartition, c.parts, c.tell
+	if c.split.mode == bySize {
+		t.most = int(min(c.split.step, tablesGather))
+	}
+	return t
+}
+
+// tell is what each table says of where it comes from.
+func (c *converter) tell(put func(name, value string)) {
+	put("packets_not_udp", strconv.FormatUint(c.sel.notUDP, 10))
+	if i := c.from; i != nil {
+		put("recording", i.Recording.String())
+		put("host", oneLine(i.Host))
+		put("clock", oneLine(i.Clock))
+	}
 }
 
 // findSources notes the files that are read: none of them is written to, whatever the
@@ -403,7 +504,7 @@ func (c *converter) copy(ctx context.Context, in *input, src format.BatchReader,
 			return damaged, fmt.Errorf("%w; %s holds what came before", err, c.holder())
 		}
 		switch {
-		case out.kind.text != noText:
+		case !out.kind.isCapture():
 		case c.frames == "keep":
 			err = maker.Convert(b)
 		default:
@@ -447,6 +548,8 @@ func (c *converter) holder() string {
 	switch {
 	case c.out == stdio:
 		return "stdout"
+	case c.parts.given():
+		return c.out
 	case c.split.mode != oneFile:
 		return splitName(c.out, "X")
 	}

@@ -14,8 +14,8 @@ import (
 	"castdeck/format/segment"
 )
 
-// output is a capture being written: a segment, a classic pcap or text. Exactly one
-// of the three is set.
+// output is a capture being written: a segment, a classic pcap, text or a table. Exactly
+// one of the four is set.
 type output struct {
 	path string
 	// made is what path named when it was created, nil where it was gone at once;
@@ -25,17 +25,25 @@ type output struct {
 	seg    *segment.Writer
 	pcap   *pcapWriter
 	text   *textWriter
+	table  *tableWriter
 }
 
 // outputKind is what a file name and --compress ask for.
 type outputKind struct {
 	pcap        bool
 	text        textFormat
+	parquet     bool
 	compression format.Compression
 	// keep says that a pcap's frames are of the link type link, not Ethernet.
 	keep bool
 	link uint16
+	// tables of Parquet files, and of a partitioned folder the partition at hand.
+	tables *tables
+	part   streamKey
 }
+
+// isCapture is false for what keeps no frames: text and tables.
+func (k *outputKind) isCapture() bool { return k.text == noText && !k.parquet }
 
 const outputNames = "name it *.pcapng.zst, *.pcapng.gz, *.pcapng or *.pcap"
 
@@ -111,6 +119,8 @@ func openOutput(path string, k outputKind, o segment.Options) (out *output, err 
 	switch {
 	case k.text != noText:
 		out.text, err = createText(path, k, o)
+	case k.parquet:
+		out.table, err = createTable(path, k, o)
 	case k.pcap:
 		out.pcap, err = createPcap(path, k, o)
 	default:
@@ -136,7 +146,7 @@ func explainCreate(path string, err error) error {
 	return err
 }
 
-// writer is the one of the three that is set.
+// writer is the one of the four that is set.
 func (o *output) writer() interface {
 	format.BatchWriter
 	format.Flusher
@@ -147,6 +157,8 @@ func (o *output) writer() interface {
 		return o.seg
 	case o.pcap != nil:
 		return o.pcap
+	case o.table != nil:
+		return o.table
 	}
 	return o.text
 }
@@ -195,8 +207,11 @@ func (o *output) size() int64 {
 	if o.seg != nil {
 		return o.seg.Size()
 	}
-	if o.pcap != nil {
+	switch {
+	case o.pcap != nil:
 		return o.pcap.f.off
+	case o.table != nil:
+		return o.table.f.off
 	}
 	return o.text.f.off
 }
@@ -209,18 +224,22 @@ func (o *output) written() (datagrams, bytes uint64) {
 		return o.seg.Written()
 	case o.text != nil:
 		return o.text.written, o.text.writtenBytes
+	case o.table != nil:
+		return o.table.written, o.table.writtenBytes
 	}
 	t := o.tally()
 	return t.Datagrams, t.Bytes
 }
 
-// tally of what was written; of text only some of it.
+// tally of what was written; of text and tables only some of it.
 func (o *output) tally() *format.Tally {
 	switch {
 	case o.seg != nil:
 		return o.seg.Tally()
 	case o.text != nil:
 		return &o.text.tally
+	case o.table != nil:
+		return &o.table.tally
 	}
 	return &o.pcap.tally
 }
@@ -230,17 +249,27 @@ func (o *output) droppedOn(ifc uint16) uint64 { return o.tally().DroppedOn(ifc) 
 
 // unsaid are the losses that the file has no place for.
 func (o *output) unsaid() uint64 {
-	if o.seg != nil {
+	if o.seg != nil || o.table != nil {
 		return 0
 	}
 	return o.tally().Dropped
 }
 
 // unfinished adds to the error of Close what there is of the file. It stays: what is in
-// it can be read, and only whoever asked for it knows whether that is worth having.
+// it can be read, and only whoever asked for it knows whether that is worth having. But
+// for a table, which nobody reads without its end: it is removed.
 func (o *output) unfinished(err error) error {
 	if err == nil || o.stream {
 		return err
+	}
+	if o.table != nil {
+		if st, serr := os.Stat(o.path); serr != nil || o.made == nil || !os.SameFile(st, o.made) {
+			return err
+		}
+		if rerr := os.Remove(o.path); rerr != nil {
+			return fmt.Errorf("%w; %s is of no use without its end: remove it", err, o.path)
+		}
+		return fmt.Errorf("%w; %s was removed: without its end nobody reads it", err, o.path)
 	}
 	n, _ := o.written()
 	return fmt.Errorf("%w; %s is unfinished, with %s in it: remove it, or write it anew with --force", err, o.path, plural(n, "datagram"))

@@ -14,6 +14,7 @@ import (
 	"syscall"
 	"testing"
 
+	"castdeck/analysis"
 	"castdeck/format"
 	"castdeck/format/segment"
 	"castdeck/internal/netnstest"
@@ -91,8 +92,8 @@ func TestOutputFaults(t *testing.T) {
 		}
 		batches = append(batches, b)
 	}
-	for _, name := range []string{"a.pcap", "a.csv", "a.ndjson.gz", "a.pcapng.zst", "a.pcapng"} {
-		kind, text := textKind(name)
+	for _, name := range []string{"a.pcap", "a.csv", "a.ndjson.gz", "a.pcapng.zst", "a.pcapng", "a.parquet"} {
+		kind, text := dataKind(name)
 		if !text {
 			var err error
 			if kind, err = kindOf(name, ""); err != nil {
@@ -103,6 +104,10 @@ func TestOutputFaults(t *testing.T) {
 			for n := 1; ; n++ {
 				f := &failingFS{FS: segment.OS, fail: n, err: cause}
 				path := filepath.Join(t.TempDir(), name)
+				if kind.parquet {
+					kind.tables = newTables(analysis.GapOptions{})
+					kind.tables.most = 100 << 10 // several row groups
+				}
 				written, err := writeFaulty(path, kind, f, batches)
 				if f.failed == "" {
 					if err != nil || written != 4*each || f.dirs != 1 {
@@ -120,6 +125,12 @@ func TestOutputFaults(t *testing.T) {
 				}
 				if _, serr := os.Stat(path); errors.Is(serr, os.ErrNotExist) && written == 0 {
 					continue // it never came to be
+				}
+				if kind.parquet {
+					if _, serr := os.Stat(path); !errors.Is(serr, os.ErrNotExist) || !strings.HasPrefix(err.Error(), path+": ") || !strings.Contains(err.Error(), "a.parquet was removed") {
+						t.Errorf("%s: %v; the file: %v", what, err, serr)
+					}
+					continue
 				}
 				if !strings.HasPrefix(err.Error(), path+": ") || !strings.Contains(err.Error(), fmt.Sprintf("a.%s is unfinished, with %s in it: remove it", strings.TrimPrefix(name, "a."), plural(written, "datagram"))) {
 					t.Errorf("%s: %v", what, err)

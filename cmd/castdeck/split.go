@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"path/filepath"
@@ -23,6 +24,7 @@ const (
 	byTime
 	byCount
 	bySize
+	byPartition // --partition
 )
 
 // splitValue is the flag --split-by. Step is ns, datagrams or bytes by mode.
@@ -88,7 +90,17 @@ const (
 // knownEnds are the ends of file names that belong together, the longer ones first.
 var knownEnds = []string{
 	".pcapng.zst", ".pcapng.gz", ".ndjson.zst", ".ndjson.gz", ".jsonl.zst", ".jsonl.gz", ".csv.zst", ".csv.gz",
-	".pcapng", ".pcap", ".ndjson", ".jsonl", ".csv",
+	".pcapng", ".pcap", ".ndjson", ".jsonl", ".csv", ".parquet",
+}
+
+// maxOpenTables is maxOpen of Parquet files, each of which takes 130 KB.
+const maxOpenTables = 48
+
+func (s *splitter) maxOpen() int {
+	if s.kind.parquet {
+		return maxOpenTables
+	}
+	return maxOpen
 }
 
 // splitName puts a label between path and its end: feed-LABEL.pcapng.zst. Whatever
@@ -121,8 +133,12 @@ func safeLabel(s string) string {
 }
 
 // streamKey is what --split-by group and stream tell datagrams apart by; src is zero
-// for groups, both are for packets that are not UDP.
-type streamKey struct{ src, dst netip.AddrPort }
+// for groups, both are for packets that are not UDP. Of --partition it is what was asked
+// for: dst, and the day since 1970.
+type streamKey struct {
+	src, dst netip.AddrPort
+	day      int64
+}
 
 func (k streamKey) label() string {
 	port := func(a netip.AddrPort) string { return a.Addr().String() + "_" + strconv.Itoa(int(a.Port())) }
@@ -142,6 +158,9 @@ type splitter struct {
 	how  splitValue
 	kind outputKind
 	keep bool // frames keep their link type
+	// Of --partition: by what, and where the files are.
+	parts *partitionValue
+	spool *spool
 	// create makes the output at path, whose first interfaces are in o.
 	create func(path string, k outputKind, o segment.Options) (*output, error)
 	path   string
@@ -166,6 +185,7 @@ type splitter struct {
 	// without a place for them.
 	unplaced, unsaid uint64
 
+	round   uint64       // of writing by key
 	which   []*splitFile // the file of each datagram of the batch at hand
 	touched []*splitFile // these, each once
 	sorted  []format.Datagram
@@ -182,15 +202,21 @@ type splitTotals struct {
 type splitFile struct {
 	*output
 	key   streamKey
-	count int // how many of the batch at hand are for it
-	at    int // where the next one of them goes
+	count int    // how many of the batch at hand are for it
+	at    int    // where the next one of them goes
+	used  uint64 // the round in which it was last wanted
 	own   bool
 	index map[uint16]uint16
 	list  []format.Interface
 }
 
 // describe says which interfaces the next batch may name.
-func (s *splitter) describe(list []format.Interface) { s.interfaces, s.names.list = list, list }
+func (s *splitter) describe(list []format.Interface) {
+	s.interfaces, s.names.list = list, list
+	if s.kind.tables != nil {
+		s.kind.tables.interfaces = list
+	}
+}
 
 // WriteBatch writes b. It changes the interfaces in b's datagrams.
 func (s *splitter) WriteBatch(b *format.Batch) error {
@@ -198,7 +224,7 @@ func (s *splitter) WriteBatch(b *format.Batch) error {
 		s.place(b)
 	}
 	switch s.how.mode {
-	case byGroup, byStream:
+	case byGroup, byStream, byPartition:
 		return s.writeByKey(b)
 	case byTime, byCount, bySize:
 		return s.writeInTurn(b)
@@ -211,21 +237,31 @@ func (s *splitter) WriteBatch(b *format.Batch) error {
 	return s.last.write(s, b)
 }
 
-// writeByKey sorts the datagrams by their files, each file's in their order, in memory
-// that all files share.
+// writeByKey writes b in rounds, mostly one: a round ends where there is no room for
+// another file beside those that it fills.
 func (s *splitter) writeByKey(b *format.Batch) error {
+	for rest := b.Datagrams; len(rest) > 0; {
+		n, err := s.writeRound(rest)
+		if err != nil {
+			return err
+		}
+		rest = rest[n:]
+	}
+	return nil
+}
+
+// errRoom ends a round.
+var errRoom = errors.New("every open file has datagrams of this round")
+
+// writeRound sorts the datagrams by their files, each file's in their order, in memory
+// that all files share, and writes them; n of list.
+func (s *splitter) writeRound(list []format.Datagram) (n int, err error) {
 	var failed error
+	s.round++
 	s.which, s.touched = s.which[:0], s.touched[:0]
-	for i := range b.Datagrams {
-		d := &b.Datagrams[i]
-		k := streamKey{dst: d.Dst}
-		if s.how.mode == byStream {
-			k.src = d.Src
-		}
-		if d.Flags&format.FlagNotUDP != 0 {
-			k = streamKey{}
-		}
-		if s.last == nil || s.last.key != k {
+	for i := range list {
+		d := &list[i]
+		if k := s.keyOf(d); s.last == nil || s.last.key != k {
 			if failed = s.find(k, d); failed != nil {
 				break // what came before is still written
 			}
@@ -235,6 +271,7 @@ func (s *splitter) writeByKey(b *format.Batch) error {
 			s.touched = append(s.touched, f)
 		}
 		f.count++
+		f.used = s.round
 		s.which = append(s.which, f)
 	}
 	s.sorted = slices.Grow(s.sorted[:0], len(s.which))[:len(s.which)]
@@ -244,17 +281,34 @@ func (s *splitter) writeByKey(b *format.Batch) error {
 		at += f.count
 	}
 	for i, f := range s.which {
-		s.sorted[f.at] = b.Datagrams[i]
+		s.sorted[f.at] = list[i]
 		f.at++
 	}
 	for _, f := range s.touched {
 		s.run.Datagrams = s.sorted[f.at-f.count : f.at]
 		f.count = 0
 		if err := f.write(s, &s.run); err != nil {
-			return err
+			return 0, err
 		}
 	}
-	return failed
+	if errors.Is(failed, errRoom) {
+		failed = nil
+	}
+	return len(s.which), failed
+}
+
+// keyOf says to which file d belongs.
+func (s *splitter) keyOf(d *format.Datagram) (k streamKey) {
+	switch {
+	case s.how.mode == byPartition:
+		return s.parts.key(d)
+	case d.Flags&format.FlagNotUDP != 0:
+		return k
+	case s.how.mode == byStream:
+		k.src = d.Src
+	}
+	k.dst = d.Dst
+	return k
 }
 
 // place lets datagrams tell the losses that statistics told.
@@ -313,10 +367,17 @@ func (s *splitter) find(k streamKey, d *format.Datagram) error {
 		s.last = f
 		return nil
 	}
-	if len(s.files) == maxOpen {
-		return fmt.Errorf("--split-by %s: more than %d files at the same time; choose some by --only, or split by time, count or size", s.how.text, maxOpen)
+	path := splitName(s.path, k.label())
+	switch {
+	case s.how.mode == byPartition:
+		if err := s.makeRoom(); err != nil {
+			return err
+		}
+		path = s.spool.next(k)
+	case len(s.files) == s.maxOpen():
+		return fmt.Errorf("--split-by %s: more than %d files at the same time; choose some by --only, or split by time, count or size", s.how.text, s.maxOpen())
 	}
-	if err := s.open(splitName(s.path, k.label()), &format.Batch{Datagrams: []format.Datagram{*d}}); err != nil {
+	if err := s.open(path, &format.Batch{Datagrams: []format.Datagram{*d}}); err != nil {
 		return err
 	}
 	s.last.key = k
@@ -398,10 +459,18 @@ func (s *splitter) openNext(b *format.Batch) error {
 	return s.open(splitName(s.path, label), b)
 }
 
+// flag that asks for several files.
+func (s *splitter) flag() string {
+	if s.how.mode == byPartition {
+		return "--partition"
+	}
+	return "--split-by"
+}
+
 // open makes a file whose first datagrams are in b, and makes it the last one.
 func (s *splitter) open(path string, b *format.Batch) error {
 	if s.made == maxFiles {
-		return fmt.Errorf("--split-by %s: more than %s files; split by more", s.how.text, count(maxFiles))
+		return fmt.Errorf("%s %s: more than %s files; split by less, or choose some groups by --only", s.flag(), s.how.text, count(maxFiles))
 	}
 	if s.o.Shared == nil && s.how.mode != oneFile {
 		s.o.Shared = segment.NewShared()
@@ -453,7 +522,7 @@ func (f *splitFile) place(s *splitter, d *format.Datagram, path string) error {
 			path, i.LinkType, interfaceName(s.interfaces, d.Interface), f.list[0].LinkType, interfaceName(f.list, 0))
 	}
 	if s.listed == maxListed && s.how.mode != oneFile {
-		return fmt.Errorf("--split-by %s: more than %s interfaces in the files together; choose some groups by --only, or split by time, count or size", s.how.text, count(maxListed))
+		return fmt.Errorf("%s %s: more than %s interfaces in the files together; choose some groups by --only, or split by time, count or size", s.flag(), s.how.text, count(maxListed))
 	}
 	s.listed++
 	i.SnapLen = 0 // see pcapfile.Ethernet: frames of the same file can be made
@@ -463,8 +532,8 @@ func (f *splitFile) place(s *splitter, d *format.Datagram, path string) error {
 }
 
 func (f *splitFile) write(s *splitter, b *format.Batch) error {
-	if f.text != nil {
-		return f.text.WriteBatch(b)
+	if f.text != nil || f.table != nil {
+		return f.output.WriteBatch(b)
 	}
 	list := s.interfaces
 	if f.own {
@@ -518,7 +587,10 @@ func (s *splitter) closeLast() error {
 }
 
 func (s *splitter) seal(f *splitFile) error {
-	err := f.unfinished(f.Close())
+	err := f.Close()
+	if s.spool == nil { // else it is removed in any case
+		err = f.unfinished(err)
+	}
 	s.listed -= len(f.list)
 	n, _ := f.written()
 	s.unsaid += f.unsaid()
