@@ -348,7 +348,7 @@ func TestHostilePaths(t *testing.T) {
 	}
 }
 
-// TestSplitMemory: however many files --split-by has open, and whatever goes into them,
+// TestSplitMemory: however many files --split-by and --partition make, and whatever goes into them,
 // memory is bounded.
 func TestSplitMemory(t *testing.T) {
 	if testing.Short() {
@@ -378,9 +378,9 @@ func TestSplitMemory(t *testing.T) {
 		want int
 	}{
 		{"groups in turn", repeated(pcapHead(), maxOpen*70, func(i int) []byte { return record(i%maxOpen, 1, 1000) }),
-			[]string{".pcapng.zst", ".pcapng.gz", ".csv.zst"}, exitOK},
+			[]string{".pcapng.zst", ".pcapng.gz", ".csv.zst", ".parquet"}, exitOK},
 		{"bursts", repeated(pcapHead(), 200*16, func(i int) []byte { return record(i/16, 1, 60_000) }),
-			[]string{".pcapng.zst", ".pcap", ".ndjson"}, exitOK},
+			[]string{".pcapng.zst", ".pcap", ".ndjson", ".parquet"}, exitOK},
 		{"sources", repeated(pcapHead(), maxOpen*600, func(i int) []byte { return record(i%maxOpen, i, 0) }),
 			[]string{".pcapng.zst", ".pcap"}, exitOK},
 		{"interfaces", interfaces(60), []string{".pcapng.zst"}, exitOK},
@@ -393,7 +393,11 @@ func TestSplitMemory(t *testing.T) {
 			if err := os.Mkdir(folder, 0o700); err != nil {
 				t.Fatal(err)
 			}
-			o := runProcess(t, nil, "convert", "--split-by", "group", in, filepath.Join(folder, "x"+end))
+			how := "--split-by"
+			if end == ".parquet" {
+				how = "--partition"
+			}
+			o := runProcess(t, nil, "convert", how, "group", in, filepath.Join(folder, "x"+end))
 			t.Logf("%s, %s: %+.1f MiB over idle, %.1fs: %s", f.name, end, mib(o.peak-idle), o.took.Seconds(), firstLines(o.talk))
 			if o.code != f.want || o.peak-idle > mostOverIdle {
 				t.Errorf("%s, %s: exit code %d, %.1f MiB over idle: %s", f.name, end, o.code, mib(o.peak-idle), firstLines(o.talk))

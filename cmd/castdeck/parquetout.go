@@ -82,9 +82,10 @@ func createTable(path string, k outputKind, o segment.Options) (*tableWriter, er
 	for name := range t.fixed {
 		p.Omit = append(p.Omit, name)
 	}
-	if k.tables.many {
+	switch {
+	case k.tables.many:
 		p.PageSize = tablePage
-	} else {
+	case !k.tables.parts.given():
 		p.Room = k.tables.most + format.MaxPayload
 	}
 	t.w = parquetfile.New(writeFunc(t.gather), p)
