@@ -31,7 +31,7 @@ type Options struct {
 // so that whoever calls it bounds the memory. What the end of the file will say of each
 // row group, about 10 KiB, is held until then. It is not safe for concurrent use.
 type Writer struct {
-	w       *parquet.Writer
+	w       *parquet.GenericWriter[any]
 	streams *Streams
 	columns []*column
 
@@ -65,7 +65,7 @@ func New(out io.Writer, o Options) *Writer {
 	}
 	schema := schemaWithout(o.Omit)
 	w := &Writer{streams: o.Streams, room: o.Room}
-	w.w = parquet.NewWriter(out, schema, parquet.Compression(codec(o.Compression)), parquet.PageBufferSize(o.PageSize),
+	w.w = parquet.NewGenericWriter[any](out, schema, parquet.Compression(codec(o.Compression)), parquet.PageBufferSize(o.PageSize),
 		parquet.WriteBufferSize(0), parquet.DataPageVersion(1), parquet.CreatedBy(o.Application, o.Version, ""),
 		parquet.SkipPageBounds("payload"), parquet.SkipPageStatistics("payload"))
 	for i := range columns {
