@@ -15,6 +15,7 @@ import (
 	"github.com/cespare/xxhash/v2"
 
 	"castdeck/format"
+	"castdeck/internal/series"
 )
 
 // CompareOptions of a comparison. The zero value compares streams as they are.
@@ -200,7 +201,7 @@ func newComparer(o CompareOptions) *comparer {
 		sides:    [2]side{{queue: newQueue(o.Window)}, {queue: newQueue(o.Window)}},
 	}
 	if o.Timeline {
-		c.timeline = &compareSeries{limit: maxCompareCells}
+		c.timeline = series.New[CompareCell](maxCompareCells)
 	}
 	return c
 }
@@ -356,7 +357,7 @@ func (c *comparer) finish() *Result {
 	})
 	r.Total = t
 	if c.timeline != nil {
-		r.Timeline = c.timeline.result()
+		r.Timeline = c.timeline.Series()
 	}
 	return r
 }
@@ -520,7 +521,7 @@ func (c *comparer) giveUp(n int, st *stream, p *payload, e *entry) {
 		st.OnlyB++
 	}
 	if c.timeline != nil {
-		c.timeline.at(c.timeInA(n, e)).unmatched(n, again)
+		c.timeline.At(c.timeInA(n, e)).unmatched(n, again)
 	}
 	switch r := &st.runs[n]; {
 	case again:
@@ -546,7 +547,7 @@ func (c *comparer) measure(st *stream, e *entry) {
 		st.highest = e.peer
 	}
 	if c.timeline != nil {
-		c.timeline.at(c.timeInA(1, e)).match(e.late, late)
+		c.timeline.At(c.timeInA(1, e)).match(e.late, late)
 	}
 	if st.Latency == nil && c.histograms < maxHistograms {
 		c.histograms++

@@ -1,6 +1,10 @@
 package analysis
 
-import "math"
+import (
+	"math"
+
+	"castdeck/internal/series"
+)
 
 // maxCompareCells of a comparison's timeline, at 72 bytes.
 const maxCompareCells = 1 << 13
@@ -15,9 +19,9 @@ type CompareCell struct {
 	Sum         float64
 }
 
-type compareSeries = series[CompareCell, *CompareCell]
+type compareSeries = series.Builder[CompareCell, *CompareCell]
 
-func (c *CompareCell) join(o *CompareCell) {
+func (c *CompareCell) Join(o *CompareCell) {
 	switch {
 	case c.Matched == 0:
 		c.Least, c.Most = o.Least, o.Most
@@ -39,7 +43,7 @@ func (c *CompareCell) match(latency int64, late bool) {
 	if late {
 		one.Reordered = 1
 	}
-	c.join(&one)
+	c.Join(&one)
 }
 
 // unmatched takes in a datagram of side n that has no match, or repeats one.
@@ -58,7 +62,7 @@ func (c *CompareCell) unmatched(n int, again bool) {
 func (c *comparer) changed(n int, st *stream, e *entry, count uint64) {
 	st.Changed += count
 	if c.timeline != nil && count > 0 {
-		c.timeline.at(c.timeInA(n, e)).Changed += count
+		c.timeline.At(c.timeInA(n, e)).Changed += count
 	}
 }
 

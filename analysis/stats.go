@@ -234,7 +234,7 @@ func (s *Stats) Finish() (*StatsResult, error) {
 	for _, e := range s.streams.Entries() {
 		st := StreamTraffic{StreamID: e.StreamID, Traffic: e.Value.finish()}
 		if e.Value.cells != nil {
-			st.Rate = e.Value.cells.result()
+			st.Rate = e.Value.cells.Series()
 		}
 		r.Streams = append(r.Streams, st)
 	}

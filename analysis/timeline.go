@@ -6,7 +6,11 @@ import (
 	"slices"
 
 	"castdeck/format"
+	"castdeck/internal/series"
 )
+
+// Series is what came over time, in cells of equal length without a break.
+type Series[C any] = series.Series[C]
 
 // Bounds of a timeline. In all it holds less than 20 MiB.
 const (
@@ -46,7 +50,7 @@ type RateCell struct {
 	Pause int64
 }
 
-func (c *RateCell) join(o *RateCell) {
+func (c *RateCell) Join(o *RateCell) {
 	c.Datagrams += o.Datagrams
 	c.Bytes += o.Bytes
 	for i := range c.Peaks {
@@ -61,7 +65,7 @@ type StreamCell struct {
 	Datagrams, Bytes uint64
 }
 
-func (c *StreamCell) join(o *StreamCell) {
+func (c *StreamCell) Join(o *StreamCell) {
 	c.Datagrams += o.Datagrams
 	c.Bytes += o.Bytes
 }
@@ -87,11 +91,11 @@ type InterfaceLosses struct {
 // LossCell counts what was lost in one span of time.
 type LossCell uint64
 
-func (c *LossCell) join(o *LossCell) { *c += *o }
+func (c *LossCell) Join(o *LossCell) { *c += *o }
 
 // timeline grows a Timeline.
 type timeline struct {
-	rate    series[RateCell, *RateCell]
+	rate    *series.Builder[RateCell, *RateCell]
 	streams int // that have cells
 	last    int64
 	begun   bool
@@ -101,21 +105,21 @@ type timeline struct {
 	losses  map[int]*lossSeries
 }
 
-type streamSeries = series[StreamCell, *StreamCell]
+type streamSeries = series.Builder[StreamCell, *StreamCell]
 
 type lossSeries struct {
-	series[LossCell, *LossCell]
+	*series.Builder[LossCell, *LossCell]
 	total uint64
 }
 
 func newTimeline() *timeline {
-	return &timeline{rate: series[RateCell, *RateCell]{limit: maxRateCells}, losses: map[int]*lossSeries{}}
+	return &timeline{rate: series.New[RateCell](maxRateCells), losses: map[int]*lossSeries{}}
 }
 
 // add takes a datagram of a length at a time that is not before the last one; m has
 // measured it, and holds what the windows that end with it contain.
 func (t *timeline) add(now int64, length uint32, m *meter) {
-	c := t.rate.at(now)
+	c := t.rate.At(now)
 	c.Datagrams++
 	c.Bytes += uint64(length)
 	if t.begun {
@@ -200,9 +204,9 @@ func (t *timeline) stream(now int64, length uint32, m *meter) {
 			return
 		}
 		t.streams++
-		m.cells = &streamSeries{limit: maxStreamCells, level: t.rate.level}
+		m.cells = series.New[StreamCell](maxStreamCells).AtLeast(t.rate.Width())
 	}
-	c := m.cells.at(now)
+	c := m.cells.At(now)
 	c.Datagrams++
 	c.Bytes += uint64(length)
 }
@@ -219,15 +223,15 @@ func (t *timeline) lost(ifc uint16, now int64, n uint64) {
 		l = t.losses[key]
 	}
 	if l == nil {
-		l = &lossSeries{series: series[LossCell, *LossCell]{limit: maxLossCells}}
+		l = &lossSeries{Builder: series.New[LossCell](maxLossCells)}
 		t.losses[key] = l
 	}
 	l.total += n
-	*l.at(now) += LossCell(n)
+	*l.At(now) += LossCell(n)
 }
 
 func (t *timeline) finish() *Timeline {
-	r := &Timeline{Rate: t.rate.result()}
+	r := &Timeline{Rate: t.rate.Series()}
 	if t.open != nil {
 		t.close()
 	}
@@ -236,7 +240,7 @@ func (t *timeline) finish() *Timeline {
 	}
 	slices.SortFunc(r.Seconds, func(a, b Second) int { return cmp.Compare(a.Start, b.Start) })
 	for ifc, l := range t.losses {
-		r.Losses = append(r.Losses, InterfaceLosses{Interface: ifc, Total: l.total, Lost: l.result()})
+		r.Losses = append(r.Losses, InterfaceLosses{Interface: ifc, Total: l.total, Lost: l.Series()})
 	}
 	slices.SortFunc(r.Losses, func(a, b InterfaceLosses) int { return cmp.Compare(uint(a.Interface), uint(b.Interface)) })
 	return r

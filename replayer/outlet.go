@@ -81,6 +81,7 @@ type outlet struct {
 	intervals        *hdrhistogram.Histogram // errors of the distances between datagrams to one destination
 	maxLateness      int64
 	maxInterval      int64
+	history          *history // nil without
 	realtimeRefused  error
 }
 
@@ -92,6 +93,9 @@ func newOutlet(s []*sock.Sender, p *pacer, st *stats, c *control, r *ring, o *Op
 	}
 	if o.Raw {
 		out.headers = checksumBytes
+	}
+	if o.History {
+		out.history = newHistory()
 	}
 	if o.Speed != 0 {
 		out.speed = o.Speed
@@ -330,6 +334,7 @@ func (o *outlet) tooLate(e *entry, now int64) (drop bool) {
 		return false
 	}
 	o.pass(e)
+	o.missed(e)
 	o.dropped++
 	e.counts.late++
 	return true
@@ -372,6 +377,9 @@ func (o *outlet) account(sent []entry, after int64, stepping bool) {
 	o.datagrams += uint64(len(sent))
 	o.bytes += bytes
 	o.lastSent = after
+	if o.history != nil {
+		o.note(sent, after, bytes, stepping)
+	}
 	o.stats.publish(o.datagrams, o.bytes, sent[len(sent)-1].time, late, o.maxLateness)
 }
 
@@ -393,6 +401,7 @@ func (o *outlet) recorded() int64 {
 // fail counts a datagram that the kernel refused.
 func (o *outlet) fail(e *entry, err error) {
 	o.pass(e)
+	o.missed(e)
 	o.errors++
 	e.counts.errors++
 	if n, ok := err.(syscall.Errno); ok && n < maxErrno {

@@ -98,6 +98,8 @@ type Options struct {
 	// Histograms is how many destinations get histograms of their own, 70 kB each; 0 is
 	// none, at most 4096.
 	Histograms int
+	// History keeps how the replay goes over time, in 1 MiB: Report.History.
+	History bool
 	// NoSegmentation sends every datagram by itself. Otherwise neighbours that are due
 	// together, of one length and to one destination, go to the kernel as a run
 	// (UDP_SEGMENT, five times as many a second at full speed), except where a queue

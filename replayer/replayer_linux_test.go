@@ -782,7 +782,7 @@ func testOutlet(t testing.TB, iface string, clock Clock, n, size int) (*outlet, 
 	}
 	must(t, f.fill(s))
 	p := &pacer{clock: clock, guard: minGuard, attention: &r.control.attention}
-	return newOutlet(r.senders, p, &r.stats, r.control, newRing(minAhead), &Options{Histograms: 1}), s
+	return newOutlet(r.senders, p, &r.stats, r.control, newRing(minAhead), &Options{Histograms: 1, History: true}), s
 }
 
 func (r *ring) slot(t testing.TB) *slot {

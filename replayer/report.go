@@ -80,6 +80,8 @@ type Report struct {
 	// IntervalError is by how much the distance in time to the datagram before it, to
 	// the same destination, was another than due.
 	IntervalError Lateness
+	// History is how it went over time; nil without Options.History.
+	History *History
 	// Destinations are what went where and how, in order of address; after the first
 	// 65,536 the rest is counted together under the zero AddrPort, as is what is not UDP.
 	Destinations []DestinationReport
@@ -150,6 +152,7 @@ func (o *outlet) report(f *feeder) Report {
 	}
 	r.Lateness = percentiles(o.lateness, o.maxLateness)
 	r.IntervalError = percentiles(o.intervals, o.maxInterval)
+	r.History = o.tellHistory()
 	all := f.order
 	sort.Slice(all, func(i, j int) bool {
 		if c := all[i].destination.Compare(all[j].destination); c != 0 {

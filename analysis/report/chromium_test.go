@@ -243,6 +243,35 @@ func TestRecordingInChromium(t *testing.T) {
 	b.quiet()
 }
 
+// TestOtherKindsInChromium: the pages of a comparison and of a replay are drawn and zoom.
+func TestOtherKindsInChromium(t *testing.T) {
+	b := newBrowser(t)
+	for _, c := range []struct {
+		d      *Document
+		charts []string
+		rows   int
+	}{
+		{comparedFeed(t, "100 lost"), []string{"#latency", "#differences", "#latencies", "#intervals"}, 3},
+		{FromReplay(source(), replayed(), nil), []string{"#rate", "#lateness", "#latenesses", "#intervals"}, 1},
+	} {
+		b.open(c.d)
+		for _, chart := range c.charts {
+			if n := value[int](b, inked+`("`+chart+`")`); n < 1000 {
+				t.Errorf("%s %s: %d points are drawn", c.d.Kind, chart, n)
+			}
+		}
+		if n := value[int](b, `document.querySelectorAll("#streams tbody tr").length`); n != c.rows {
+			t.Errorf("%s: %d rows", c.d.Kind, n)
+		}
+		from, to := b.stretch()
+		b.drag(c.charts[1], 0.25, 0.5)
+		if f, l := b.stretch(); l-f < 0.24*(to-from) || l-f > 0.26*(to-from) {
+			t.Errorf("%s: a drag over a quarter shows %v of %v", c.d.Kind, l-f, to-from)
+		}
+	}
+	b.quiet()
+}
+
 // TestPagesInChromium: pages of what is least, and of hostile names, are drawn without a
 // word; and so they are narrow and in the dark.
 func TestPagesInChromium(t *testing.T) {

@@ -4,6 +4,8 @@ import (
 	"math"
 
 	"github.com/HdrHistogram/hdrhistogram-go"
+
+	"castdeck/analysis"
 )
 
 // Curve is a distribution as HDR histograms are drawn: points of nines and ns. Of all
@@ -31,4 +33,11 @@ func histogramCurve(h *hdrhistogram.Histogram, least, most int64) Curve {
 		return nil
 	}
 	return curve(h.TotalCount(), least, most, h.ValueAtQuantile)
+}
+
+func latencyCurve(l *analysis.Latency) Curve {
+	if l == nil {
+		return nil
+	}
+	return curve(l.Count(), l.Min(), l.Max(), l.Quantile)
 }

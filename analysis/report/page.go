@@ -18,7 +18,7 @@ var files embed.FS
 
 // scripts and styles in the order in which they stand on the page.
 var (
-	scripts = []string{"text.js", "cells.js", "view.js", "chart.js", "lanes.js", "tables.js", "page.js"}
+	scripts = []string{"text.js", "cells.js", "view.js", "chart.js", "lanes.js", "tables.js", "page.js", "recording.js", "comparison.js", "replay.js", "main.js"}
 	styles  = []string{"uplot/uPlot.min.css", "page/page.css"}
 )
 

@@ -9,12 +9,12 @@ import (
 )
 
 // Document is what a page shows. As JSON it is what the page's script reads, and what
-// castdeck report --json prints.
+// castdeck report --json prints. One of Recording, Comparison and Replay is set.
 //
 // Names and texts come from files: whoever makes a Document makes them one line
 // without control characters. The page shows them as text whatever they hold.
 type Document struct {
-	// Kind is "recording".
+	// Kind is "recording", "comparison" or "replay".
 	Kind string `json:"kind"`
 	// MadeBy names the program and its version.
 	MadeBy string `json:"made_by"`
@@ -33,7 +33,9 @@ type Document struct {
 	// Notes say what the page leaves out.
 	Notes []string `json:"notes,omitempty"`
 
-	Recording *Recording `json:"recording"`
+	Recording  *Recording  `json:"recording,omitempty"`
+	Comparison *Comparison `json:"comparison,omitempty"`
+	Replay     *Replay     `json:"replay,omitempty"`
 }
 
 // Verdict is a statement on the whole.

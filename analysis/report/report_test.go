@@ -3,16 +3,21 @@ package report
 import (
 	"bytes"
 	"encoding/json"
+	"io"
 	"math"
 	"net/netip"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/HdrHistogram/hdrhistogram-go"
 
 	"castdeck/analysis"
 	"castdeck/format"
+	"castdeck/internal/series"
+	"castdeck/replayer"
 )
 
 const began = 1_700_000_000_123_456_789
@@ -237,6 +242,123 @@ func TestHostileNames(t *testing.T) {
 	d := data(t, html)
 	if d.Title != evil || d.Recording.Events[0].Text != evil || d.Recording.Streams[0].Interface != evil || d.Recording.Numberings[0].Channel != evil || d.Recording.Damage[0] != evil {
 		t.Errorf("names changed: %q", d.Title)
+	}
+}
+
+// datagrams is a reader of what it holds.
+type datagrams []format.Datagram
+
+func (d *datagrams) ReadBatch(b *format.Batch) error {
+	b.Reset()
+	if len(*d) == 0 {
+		return io.EOF
+	}
+	n := min(len(*d), 500)
+	b.Datagrams, *d = append(b.Datagrams, (*d)[:n]...), (*d)[n:]
+	return nil
+}
+
+// comparedFeed makes the document of a feed and what came of it 20 us later by a clock that
+// is 3 s ahead: some datagrams are lost, one comes twice and one late.
+func comparedFeed(t testing.TB, differences ...string) *Document {
+	t.Helper()
+	var a, b datagrams
+	for i := range 10_000 {
+		d := format.Datagram{
+			Time: began + int64(i)*1e6, Payload: []byte{byte(i), byte(i >> 8), 1, 2}, Length: 4,
+			Src: netip.MustParseAddrPort("10.0.0.1:4000"), Dst: netip.AddrPortFrom(netip.AddrFrom4([4]byte{239, 1, 1, byte(i % 3)}), 5000),
+		}
+		a = append(a, d)
+		d.Time += 3e9 + 20_000 + int64(i%7)*1000
+		if i < 5000 || i >= 5100 {
+			b = append(b, d)
+		}
+		if i == 7000 {
+			b = append(b, d)
+		}
+	}
+	late := b[100]
+	late.Time = b[112].Time + 1
+	b = slices.Insert(slices.Delete(b, 100, 101), 112, late)
+	r, err := analysis.Compare(&a, &b, analysis.CompareOptions{Timeline: true, Clock: &analysis.Clock{Offset: 3e9}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return FromComparison(source(), r, &analysis.Clock{Offset: 3e9}, differences)
+}
+
+// TestComparison: what differs is in the cells at its time, and in the table.
+func TestComparison(t *testing.T) {
+	d := data(t, page(t, comparedFeed(t, "100 lost")))
+	c := d.Comparison
+	if c.Matched != 9900 || c.OnlyA != 100 || c.DuplicatesB != 1 || c.Reordered != 1 || len(c.Streams) != 3 || d.Verdicts[0] != (Verdict{"bad", "100 lost"}) {
+		t.Errorf("%+v, %+v", c.Compared, d.Verdicts)
+	}
+	lost := uint64(0)
+	for i, n := range c.Cells.OnlyA {
+		from := d.StartNS + c.Cells.FromNS + int64(i)*c.Cells.WidthNS
+		if lost += n; n > 0 && (from+c.Cells.WidthNS <= began+5000e6 || from >= began+5100e6) {
+			t.Errorf("%d are lost from %d on", n, from)
+		}
+		if c.Cells.Matched[i] > 0 && (c.Cells.LeastNS[i] < 20_000 || c.Cells.MeanNS[i] < c.Cells.LeastNS[i] || c.Cells.MostNS[i] < c.Cells.MeanNS[i]) {
+			t.Errorf("cell %d: latencies %d, %d, %d", i, c.Cells.LeastNS[i], c.Cells.MeanNS[i], c.Cells.MostNS[i])
+		}
+	}
+	if lost != 100 || c.LatencyNS.Min != 20_000 || c.Latencies[0] != [2]float64{0, 20_000} {
+		t.Errorf("%d lost in cells, latency %+v", lost, c.LatencyNS)
+	}
+	var none datagrams
+	r, err := analysis.Compare(&none, &none, analysis.CompareOptions{Timeline: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d := data(t, page(t, FromComparison(source(), r, nil, nil))); d.Verdicts[0].Text != "nothing to compare" {
+		t.Errorf("%+v", d.Verdicts)
+	}
+}
+
+// replayed is the report of a replay of a second that stalled for 50 ms.
+func replayed() *replayer.Report {
+	cells := series.New[replayer.HistoryCell](1000)
+	late := hdrhistogram.New(1, 1e12, 3)
+	for i := range int64(10_000) {
+		due := i * 100_000
+		left := due + 3000
+		if due > 400e6 && due < 450e6 {
+			left = 450e6
+		}
+		cells.At(due).Due++
+		c := cells.At(left)
+		c.Sent++
+		c.Bytes += 100
+		c.LatenessSum += left - due
+		c.MaxLateness = max(c.MaxLateness, left-due)
+		_ = late.RecordValue(left - due)
+	}
+	l := replayer.Lateness{Count: 10_000, P50: 3000, P99: 49e6, Max: 49_900_000, Histogram: late}
+	return &replayer.Report{
+		Datagrams: 10_000, Bytes: 1_000_000, Duration: time.Second, Recorded: time.Second, RatePPS: 10_000, Lateness: l, IntervalError: l,
+		History: &replayer.History{Began: time.Unix(0, began), Cells: cells.Series()},
+		Destinations: []replayer.DestinationReport{{
+			Destination: netip.MustParseAddrPort("239.1.1.1:5000"), Way: replayer.Way{Interface: "eth0"}, Datagrams: 10_000, Bytes: 1_000_000, MaxLateness: l.Max, Lateness: late,
+		}},
+	}
+}
+
+// TestReplayed: what was due and what was sent are apart where it stalled.
+func TestReplayed(t *testing.T) {
+	d := data(t, page(t, FromReplay(source(), replayed(), nil)))
+	c := d.Replay.Cells
+	at := func(ns int64) int { return int((ns - c.FromNS) / c.WidthNS) }
+	due, sent := uint64(0), uint64(0)
+	for i := at(410e6); i < at(440e6); i++ {
+		due, sent = due+c.Due[i], sent+c.Sent[i]
+	}
+	if due != 300 || sent != 0 || c.MaxNS[at(450e6)] != 49_900_000 || d.StartNS != began || d.Verdicts[0].Level != "good" {
+		t.Errorf("%d due, %d sent, max %d; %+v", due, sent, c.MaxNS[at(450e6)], d.Verdicts)
+	}
+	if d := FromReplay(source(), replayed(), []string{"interrupted"}); d.Verdicts[0] != (Verdict{"bad", "interrupted"}) {
+		t.Errorf("%+v", d.Verdicts)
 	}
 }
 

@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"castdeck/analysis"
+	"castdeck/analysis/report"
 	"castdeck/format"
 	"castdeck/internal/mcast"
 	"castdeck/replayer"
@@ -30,12 +31,15 @@ type comparison struct {
 	window    countValue
 	wait      durationValue
 	json, csv bool
+	page      pageFile
 	stdout    io.Writer
 	stderr    io.Writer
 
 	matcher  *mcast.Matcher
 	mappings []replayer.Mapping
 	by       analysis.Numbers
+	facts    []report.Fact
+	damage   []string
 }
 
 func compareCmd() *cobra.Command {
@@ -70,10 +74,14 @@ Exit code 0 when both hold the same datagrams in the same order, or differ no
 more than --tolerate says; 3 when they differ, or one of them is damaged. --tolerate
 is a list of limits, of all streams together: lost (only in A), extra (only in B),
 duplicates, reordered and changed, each a number or a part of A's datagrams;
-and latency and interval, the largest one, or latency-p50, latency-p99 and so on.`,
+and latency and interval, the largest one, or latency-p50, latency-p99 and so on.
+
+--report makes a page with pictures too, in one HTML file: latency and what differs over
+time, percentiles, streams (see castdeck report).`,
 		Example: `  castdeck compare feed.pcapng.zst replayed.pcapng.zst
   castdeck compare --map 239.1.0.0/16=239.2.0.0/16 --any-source line-a.pcap line-b.pcap
   castdeck compare --align --tolerate lost=0.1%,reordered=5,latency-p99=1ms before/ after/
+  castdeck compare --align --report compared.html before.pcapng.zst after.pcapng.zst
   castdeck compare --json before.pcapng.zst after.pcapng.zst | jq 'select(.only_a > 0)'`,
 		Args: argsN(2, 2, "two recordings"),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -98,6 +106,7 @@ and latency and interval, the largest one, or latency-p50, latency-p99 and so on
 	f.Var(&c.wait, "wait", "how long a datagram waits behind the latest match")
 	f.BoolVar(&c.json, "json", false, "print one JSON object per stream, then one of all")
 	f.BoolVar(&c.csv, "csv", false, "print a line of CSV per stream, then one of all")
+	c.page.addFlags(f)
 	return cmd
 }
 
@@ -132,7 +141,7 @@ func (c *comparison) prepare(args []string) (err error) {
 	if args[0] == stdinPath && args[1] == stdinPath {
 		return usagef("- and -: stdin holds one recording; save the other to a file")
 	}
-	return nil
+	return c.page.check(c.stdout, args...)
 }
 
 func (c *comparison) run(ctx context.Context, args []string) error {
@@ -141,7 +150,7 @@ func (c *comparison) run(ctx context.Context, args []string) error {
 	}
 	var clock *analysis.Clock
 	if c.align != "" {
-		first, _, err := c.read(ctx, args, nil)
+		first, _, err := c.read(ctx, args, nil, false)
 		if err != nil {
 			return err
 		}
@@ -149,11 +158,14 @@ func (c *comparison) run(ctx context.Context, args []string) error {
 			clock = &k
 		}
 	}
-	r, whole, err := c.read(ctx, args, clock)
+	r, whole, err := c.read(ctx, args, clock, true)
 	if err != nil {
 		return err
 	}
 	beyond := c.tolerate.exceeded(r.Total)
+	if err := c.report(args, r, clock, beyond); err != nil {
+		return err
+	}
 	switch {
 	case c.json:
 		err = c.printJSON(r, clock, beyond)
@@ -171,10 +183,11 @@ func (c *comparison) run(ctx context.Context, args []string) error {
 	return nil
 }
 
-// read compares once. whole is false where an input is damaged or cut off, which is
-// said.
-func (c *comparison) read(ctx context.Context, args []string, clock *analysis.Clock) (r *analysis.Result, whole bool, err error) {
-	o := analysis.CompareOptions{AnySource: c.anySource, Numbers: c.by, Window: int(c.window), Time: c.wait.Duration, Clock: clock}
+// read compares once. The last time whole is false where an input is damaged or cut off,
+// which is said.
+func (c *comparison) read(ctx context.Context, args []string, clock *analysis.Clock, last bool) (r *analysis.Result, whole bool, err error) {
+	o := analysis.CompareOptions{AnySource: c.anySource, Numbers: c.by, Window: int(c.window), Time: c.wait.Duration, Clock: clock,
+		Timeline: c.page.wanted() && last}
 	if len(c.mappings) > 0 {
 		o.Destination = c.mapped
 	}
@@ -206,12 +219,16 @@ func (c *comparison) read(ctx context.Context, args []string, clock *analysis.Cl
 		return nil, false, err
 	}
 	whole = true
-	if clock == nil && c.align != "" {
-		return r, true, nil // it is read again, and said then
+	if !last {
+		return r, true, nil
 	}
 	for i, in := range ins {
+		for _, fact := range inputFacts(in) {
+			c.facts = append(c.facts, report.Fact{Name: string("AB"[i]) + ": " + fact.Name, Value: fact.Value})
+		}
 		if !tellDamage(c.stderr, in, &r.Damage[i]) {
 			whole = false
+			c.damage = append(c.damage, damageLines(in, &r.Damage[i])...)
 		}
 	}
 	return r, whole, nil
@@ -220,14 +237,23 @@ func (c *comparison) read(ctx context.Context, args []string, clock *analysis.Cl
 // tellDamage says what is wrong with an input that was read to its end; false where
 // something is.
 func tellDamage(w io.Writer, in *input, l *format.DamageLog) bool {
+	lines := damageLines(in, l)
+	for _, p := range lines {
+		fmt.Fprintf(w, "castdeck: %s\n", p)
+	}
+	return len(lines) == 0
+}
+
+// damageLines are what is wrong with an input that was read to its end.
+func damageLines(in *input, l *format.DamageLog) (lines []string) {
 	for _, p := range l.Problems() {
-		fmt.Fprintf(w, "castdeck: %s: %s\n", oneLine(in.path), oneLine(p))
+		lines = append(lines, oneLine(in.path)+": "+oneLine(p))
 	}
 	unsealed := in.unsealed()
 	for _, p := range unsealed[:min(len(unsealed), 20)] {
-		fmt.Fprintf(w, "castdeck: %s: not sealed: still being written, or cut off\n", oneLine(p))
+		lines = append(lines, oneLine(p)+": not sealed: still being written, or cut off")
 	}
-	return l.DamagedPlaces == 0 && len(unsealed) == 0
+	return lines
 }
 
 // mapped is where in B to look for what A has for dst.
@@ -264,6 +290,21 @@ func (s *sieve) ReadBatch(b *format.Batch) error {
 			return nil
 		}
 	}
+}
+
+// report makes the page, where one is asked for.
+func (c *comparison) report(args []string, r *analysis.Result, clock *analysis.Clock, beyond []differenceJSON) error {
+	if !c.page.wanted() {
+		return nil
+	}
+	var differences []string
+	for _, d := range beyond {
+		differences = append(differences, d.String())
+	}
+	d := report.FromComparison(&report.Source{
+		MadeBy: application, Title: titleOf(args[:1]) + " and " + titleOf(args[1:]), Facts: c.facts, Damage: c.damage,
+	}, r, clock, differences)
+	return c.page.make(d, c.stderr)
 }
 
 // compareJSON has the fixed keys of compare --json.

@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 	"slices"
 
+	"github.com/spf13/pflag"
+
 	"castdeck/analysis/report"
 )
 
@@ -18,6 +20,38 @@ type pageFile struct {
 	path   string // "-" is stdout
 	force  bool
 	stdout io.Writer
+}
+
+// addFlags are those of a command whose page is beside what it prints.
+func (p *pageFile) addFlags(f *pflag.FlagSet) {
+	f.StringVar(&p.path, "report", "", "make a page with pictures too: the HTML `FILE` to write")
+	f.BoolVar(&p.force, "force", false, "overwrite the report")
+}
+
+// wanted says whether there is to be a page.
+func (p *pageFile) wanted() bool { return p.path != "" }
+
+// check refuses what cannot be, before anything is read. Inputs are the arguments.
+func (p *pageFile) check(stdout io.Writer, inputs ...string) error {
+	p.stdout = stdout
+	switch {
+	case p.path == stdio:
+		return usagef("--report -: stdout has what this command prints; name a file")
+	case !p.wanted() && p.force:
+		return usagef("--force is for --report")
+	case !p.wanted():
+		return nil
+	}
+	return p.vacant(inputs...)
+}
+
+// make writes the page and says so.
+func (p *pageFile) make(d *report.Document, stderr io.Writer) error {
+	bytes, err := p.write(d)
+	if err == nil {
+		fmt.Fprintf(stderr, "castdeck: %s: %s\n", oneLine(p.path), size(bytes))
+	}
+	return err
 }
 
 // vacant says whether the page can be made at its path, before anything is read: it is

@@ -36,6 +36,7 @@ type replayFlags struct {
 	gso      string
 	at       string
 	hlog     string
+	page     pageFile
 	control  string
 	impair   impairFlags
 	where    whereFlags
@@ -94,7 +95,8 @@ To see how receivers bear it, --drop, --drop-burst, --duplicate, --corrupt, --de
 addresses), and --seed repeats it. --rewrite lets counters go on over --loop, and
 times be those of now. docs/IMPAIR.md has the models.
 
-The summary says how late datagrams left. A replay that falls behind catches up
+The summary says how late datagrams left, and --report makes a page of it with pictures:
+the rate that was asked for and that was sent, lateness over time, percentiles. A replay that falls behind catches up
 unless --late says otherwise. Exit code 3 where some could not be sent, were not
 recorded whole, could not be read, or left later than --max-lateness.`,
 		Example: `  castdeck replay feed.pcapng.zst -i eth1 --dry-run
@@ -104,6 +106,7 @@ recorded whole, could not be read, or left later than --max-lateness.`,
   castdeck replay feed.pcapng.zst -i eth1 --at 2026-11-22T15:30:00Z --realtime --max-lateness 1ms
   castdeck replay feed.pcapng.zst -i eth1 --speed max --limit 2Gbit --loop 0 --duration 1h
   castdeck replay feed.pcapng.zst -i eth1 --drop-burst 0.1%,5 --jitter 239.1.1.1=2ms --seed 42 --impair-log done.ndjson
+  castdeck replay feed.pcapng.zst -i eth1 --pps 50kpps --report replay.html
   castdeck replay feed.pcapng.zst -i eth1 --loop 0 --rewrite 239.1.1.1:5000=rtp,mpegts
   castdeck replay morning.pcap -i lo --loopback --speed max --only 239.1.1.1:5000`,
 		Args: argsN(1, -1, "one or more captures"),
@@ -141,6 +144,7 @@ recorded whole, could not be read, or left later than --max-lateness.`,
 	f.impair.addFlags(cmd)
 	fl.Var(&f.worst, "max-lateness", "exit code 3 where a datagram left later than this")
 	fl.StringVar(&f.hlog, "hlog", "", "write the histograms of lateness and interval error to this `FILE`, in HdrHistogram's log format")
+	f.page.addFlags(fl)
 	fl.StringVar(&f.control, "control", "", "take commands over HTTP on this `ADDRESS` of this host, such as 127.0.0.1:9465")
 	fl.BoolVar(&f.json, "json", false, "print the summary as a JSON line, by destination too")
 	return cmd
@@ -257,9 +261,10 @@ func (f *replayFlags) options(ctx context.Context, paths int) (replayer.Options,
 			return o, usagef("--at %s has passed", f.at)
 		}
 	}
-	if f.hlog != "" || f.json {
+	if f.hlog != "" || f.json || f.page.wanted() {
 		o.Histograms = 256
 	}
+	o.History = f.page.wanted()
 	if o.Max && (f.worst.Duration > 0 || o.Late != replayer.CatchUp) {
 		return o, usagef("--speed max: everything is due at once, so there is no --max-lateness and no --late")
 	}
@@ -277,6 +282,12 @@ func (f *replayFlags) options(ctx context.Context, paths int) (replayer.Options,
 func (f *replayFlags) run(ctx context.Context, paths []string) error {
 	o, err := f.options(ctx, len(paths))
 	if err != nil {
+		return err
+	}
+	if f.dryRun && f.page.wanted() {
+		return usagef("--dry-run sends nothing, so there is nothing for --report; castdeck report shows a recording")
+	}
+	if err := f.page.check(f.stdout, paths...); err != nil {
 		return err
 	}
 	streams, whole, err := f.streams(paths, &o)
@@ -334,6 +345,9 @@ func (f *replayFlags) run(ctx context.Context, paths []string) error {
 	}
 	if serr := f.summary(f.name, rep, f.sealed, interrupted); err == nil {
 		err = serr
+	}
+	if perr := f.makePage(paths, &rep, interrupted); err == nil {
+		err = perr
 	}
 	if err != nil {
 		return err

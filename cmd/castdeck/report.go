@@ -36,7 +36,8 @@ It holds at most 32,768 cells over time, whatever the length, and the 64 seconds
 with the fullest milliseconds by the millisecond. Each cell keeps the fullest 1, 10 and
 100 ms that ended in it and the longest pause, so that no zoom hides them.
 
-Numbers are recognised, or given, as castdeck gaps does.
+Numbers are recognised, or given, as castdeck gaps does. castdeck compare --report and
+castdeck replay --report make pages of comparisons and replays.
 
 ` + pathsHelp + ` Exit
 code 3 where numbers are missing, the recording says that it lost datagrams, or a

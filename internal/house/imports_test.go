@@ -32,10 +32,10 @@ var allowed = map[string]struct {
 	"castdeck/format/segment":       {"where the bytes live: segment files", []string{"castdeck/format", sysUnix}},
 	"castdeck/format/pcapfile":      {"foreign captures to batches and back; the only user of gopacket", []string{"castdeck/format", gopacket, klauspos, "github.com/pierrec/lz4/v4"}},
 	"castdeck/recorder":             {"groups to batches, and the ledger of loss", []string{"castdeck/format", "castdeck/internal/mcast", "castdeck/internal/pcapfilter", "castdeck/internal/sock", sysUnix, netlink}},
-	"castdeck/replayer":             {"batches to groups, on time", []string{"castdeck/format", "castdeck/internal/mcast", "castdeck/internal/sock", hdr, netlink}},
-	"castdeck/analysis":             {"answers from recordings", []string{"castdeck/format", hdr, xxhash}},
+	"castdeck/replayer":             {"batches to groups, on time", []string{"castdeck/format", "castdeck/internal/mcast", "castdeck/internal/series", "castdeck/internal/sock", hdr, netlink}},
+	"castdeck/analysis":             {"answers from recordings", []string{"castdeck/format", "castdeck/internal/series", hdr, xxhash}},
 	"castdeck/analysis/parquetfile": {"datagrams and their sequence numbers as tables; the only user of parquet-go", []string{"castdeck/format", "castdeck/analysis", klauspos, "github.com/parquet-go/parquet-go"}},
-	"castdeck/analysis/report":      {"what analysis found, as pages", []string{"castdeck/format", "castdeck/analysis", hdr}},
+	"castdeck/analysis/report":      {"what analyses and replays found, as pages", []string{"castdeck/format", "castdeck/analysis", "castdeck/replayer", hdr}},
 	"castdeck/bench":                {"makes traffic and measures the whole path", []string{"castdeck/format", "castdeck/format/segment", "castdeck/recorder", "castdeck/replayer", "castdeck/analysis"}},
 	"castdeck/bench/probe":          {"measures a network path with numbered datagrams", []string{"castdeck/internal/mcast", "castdeck/internal/sock", "castdeck/replayer", hdr}},
 	"castdeck/bench/sidebyside":     {"castdeck beside the tools that people use today", []string{"castdeck/bench", "castdeck/format", "castdeck/format/pcapfile", "castdeck/recorder", "castdeck/replayer", "castdeck/internal/netns"}},
@@ -46,6 +46,7 @@ var allowed = map[string]struct {
 	"castdeck/internal/pcapfilter":  {"the pcap filter language, and filters for groups, as programs for the kernel", []string{netBPF}},
 	"castdeck/internal/netns":       {"runs the program again in a network namespace of its own, and makes links in it", []string{sysUnix, netlink, ethtool}},
 	"castdeck/internal/netnstest":   {"a network namespace for the tests of a package", []string{"castdeck/internal/netns", netlink}},
+	"castdeck/internal/series":      {"what goes over time, in bounded memory", nil},
 	"castdeck/internal/house":       {"this test", nil},
 }
 

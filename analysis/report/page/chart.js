@@ -85,7 +85,7 @@ class Chart {
 
 /** TimeChart shows lines over the stretch of a view.
     spec: height, label, lines() -> [{key, name, width, fill, hidden}], data(from, to, points) -> uPlot data,
-    value(v), axis(v), log, bands. */
+    value(v), axis(v) or ticks(list), log, bands. */
 class TimeChart extends Chart {
   constructor(parent, view, clock, spec) {
     super(parent, spec.height || 240, spec.label);
@@ -101,7 +101,7 @@ class TimeChart extends Chart {
       scales: { x: { time: false, range: () => [view.from / 1e9, view.to / 1e9] }, y: spec.scale ? spec.scale() : { distr: spec.log ? 3 : 1, range: valueRange(spec.log, spec.fromZero) } },
       axes: [
         axis({ splits: (u, i, a, b) => this.times(u, a, b), values: (u, t) => this.labels(t), side: spec.timeOnTop ? 0 : 2, size: 34 }),
-        axis(spec.yAxis ? spec.yAxis() : { size: 74, values: (u, v) => v.map(spec.axis), ...(spec.log ? { splits: powersOfTen } : {}) }),
+        axis(spec.yAxis ? spec.yAxis() : { size: 78, values: (u, v) => spec.ticks && !spec.log ? spec.ticks(v) : v.map(spec.axis || spec.value), ...(spec.log ? { splits: powersOfTen } : {}) }),
       ],
       series: [{}, ...this.lines.map((l) => ({
         stroke: colour(l.key, l.faint ? "66" : ""), width: l.width || 1.3, fill: l.fill ? colour(l.key, l.fill) : undefined,
@@ -185,9 +185,9 @@ class TimeChart extends Chart {
 
 /** CurveChart shows distributions by the number of nines. curves() -> [{key, name, points}]. */
 class CurveChart extends Chart {
-  constructor(parent, label, curves, value = nanos, height = 270) {
-    super(parent, height, label);
-    this.curves = curves; this.value = value;
+  constructor(parent, label, curves) {
+    super(parent, 270, label);
+    this.curves = curves;
     this.build();
   }
   build() {
@@ -206,7 +206,7 @@ class CurveChart extends Chart {
       scales: { x: { time: false, range: () => [0, most] }, y: { distr: this.log ? 3 : 1, range: valueRange(this.log) } },
       axes: [
         axis({ splits: (u) => nines.filter((n, i) => n <= most && (i !== 1 || u.bbox.width / devicePixelRatio * n / most > 44)), values: (u, v) => v.map((n) => n === 0 ? "min" : percent(n) + " %"), size: 34 }),
-        axis({ size: 74, values: (u, v) => v.map((y) => this.value(y)), ...(this.log ? { splits: powersOfTen } : {}) }),
+        axis({ size: 78, values: (u, v) => this.log ? v.map(nanos) : nanosTicks(v), ...(this.log ? { splits: powersOfTen } : {}) }),
       ],
       series: [{}, ...list.map((c, i) => ({ stroke: colour(c.key), width: i === 0 ? 2 : 1.3, points: { show: false }, spanGaps: true }))],
       cursor: { drag: { x: false, y: false }, points: { show: false }, y: false },
@@ -218,9 +218,9 @@ class CurveChart extends Chart {
     const at = u && u.cursor.left >= 0 ? u.cursor.idx : null;
     const valueAt = (c) => { // the curve is known at its own points; the one at or above this
       const p = c.points.find((q) => q[0] >= u.data[0][at] - 1e-9);
-      return p ? this.value(p[1]) : "-";
+      return p ? nanos(p[1]) : "-";
     };
-    this.legend(list.map((c) => [c.key, c.name, at != null ? valueAt(c) : this.value(c.points[c.points.length - 1][1]) + " at most"]),
+    this.legend(list.map((c) => [c.key, c.name, at != null ? valueAt(c) : nanos(c.points[c.points.length - 1][1]) + " at most"]),
       at != null ? percent(u.data[0][at]) + " % take at most" : null);
   }
 }

@@ -28,6 +28,15 @@ function nanos(ns) {
   return trimmed(ns / 86400e9, 1) + " days";
 }
 
+/** nanosTicks writes the ticks of an axis so that they differ, however far they are from 0. */
+function nanosTicks(list) {
+  const most = Math.max(...list.map(Math.abs)), step = Math.abs(list[1] - list[0]) || most;
+  if (!(step < most / 50)) return list.map(nanos);
+  const [unit, name] = most < 1e3 ? [1, "ns"] : most < 1e6 ? [1e3, "us"] : most < 1e9 ? [1e6, "ms"] : [1e9, "s"];
+  const digits = Math.min(9, Math.max(0, Math.ceil(-Math.log10(step / unit) - 1e-9)));
+  return list.map((v) => (v / unit).toFixed(digits) + " " + name);
+}
+
 /** clock turns ns from the start of the document into the time of day, UTC. The start is
     taken apart so that not even the nanosecond is lost in a floating point number. */
 class Clock {

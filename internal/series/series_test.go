@@ -1,4 +1,4 @@
-package analysis
+package series
 
 import (
 	"math"
@@ -13,17 +13,17 @@ type extremes struct {
 	most uint64
 }
 
-func (c *extremes) join(o *extremes) {
+func (c *extremes) Join(o *extremes) {
 	c.sum += o.sum
 	c.most = max(c.most, o.most)
 }
 
-// TestSeriesKeepsExtremes: whatever comes at whatever times, each cell holds what came in
+// TestKeepsExtremes: whatever comes at whatever times, each cell holds what came in
 // its time and nothing else, sum and maximum, and there are never more than the bound.
-func TestSeriesKeepsExtremes(t *testing.T) {
+func TestKeepsExtremes(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		limit := rapid.IntRange(32, 200).Draw(t, "limit")
-		s := series[extremes, *extremes]{limit: limit}
+		s := New[extremes](limit)
 		step := rapid.SampledFrom([]int64{1, 1e3, 1e6, 1e9, 3600e9}).Draw(t, "step")
 		type event struct {
 			at int64
@@ -35,11 +35,11 @@ func TestSeriesKeepsExtremes(t *testing.T) {
 			at += rapid.Int64Range(-10, 40).Draw(t, "gap") * step
 			e := event{at, rapid.Uint64Range(1, 1000).Draw(t, "n")}
 			all = append(all, e)
-			c := s.at(e.at)
+			c := s.At(e.at)
 			c.sum += e.n
 			c.most = max(c.most, e.n)
 		}
-		r := s.result()
+		r := s.Series()
 		if len(r.Cells) > limit {
 			t.Fatalf("%d cells, the bound is %d", len(r.Cells), limit)
 		}
@@ -49,7 +49,7 @@ func TestSeriesKeepsExtremes(t *testing.T) {
 			if e.at < r.Start || i >= int64(len(want)) {
 				t.Fatalf("%d is in no cell: from %d on, %d of %d ns", e.at, r.Start, len(want), r.Width)
 			}
-			want[i].join(&extremes{e.n, e.n})
+			want[i].Join(&extremes{e.n, e.n})
 		}
 		for i := range want {
 			if want[i] != r.Cells[i] {
@@ -59,17 +59,17 @@ func TestSeriesKeepsExtremes(t *testing.T) {
 	})
 }
 
-// TestSeriesWholeRange: times at both ends of what there is fit into the smallest bound.
-func TestSeriesWholeRange(t *testing.T) {
+// TestWholeRange: times at both ends of what there is fit into the smallest bound.
+func TestWholeRange(t *testing.T) {
 	for _, times := range [][]int64{
 		{math.MinInt64, math.MaxInt64}, {math.MaxInt64, math.MinInt64}, {0, math.MinInt64, math.MaxInt64}, {math.MinInt64, math.MinInt64 + 1},
 	} {
-		s := series[extremes, *extremes]{limit: 32}
+		s := New[extremes](0)
 		for _, at := range times {
-			s.at(at).sum++
+			s.At(at).sum++
 		}
 		sum := uint64(0)
-		for _, c := range s.result().Cells {
+		for _, c := range s.Series().Cells {
 			sum += c.sum
 		}
 		if sum != uint64(len(times)) || len(s.cells) > 32 {
@@ -78,13 +78,13 @@ func TestSeriesWholeRange(t *testing.T) {
 	}
 }
 
-// TestSeriesBackwards: times that go back step by step cost no more than others: the
+// TestBackwards: times that go back step by step cost no more than others: the
 // cells move as seldom as they would in front.
-func TestSeriesBackwards(t *testing.T) {
-	s := series[extremes, *extremes]{limit: 1 << 12}
+func TestBackwards(t *testing.T) {
+	s := New[extremes](1 << 12)
 	moves, first := 0, int64(0)
 	for i := range int64(200_000) {
-		s.at(-i*1000).sum++
+		s.At(-i*1000).sum++
 		if s.first != first {
 			moves, first = moves+1, s.first
 		}
@@ -94,14 +94,22 @@ func TestSeriesBackwards(t *testing.T) {
 	}
 }
 
-func TestSeriesAllocates(t *testing.T) {
-	s := series[RateCell, *RateCell]{limit: 64}
+// TestReserve: then not even times that go on, and back, take memory.
+func TestReserve(t *testing.T) {
+	s := New[extremes](1 << 12).Reserve()
 	at := int64(0)
-	for range 1000 {
-		at += 1e6
-		s.at(at).Datagrams++
-	}
-	if n := testing.AllocsPerRun(1000, func() { at++; s.at(at).Datagrams++ }); n != 0 {
+	s.At(0)
+	if n := testing.AllocsPerRun(10_000, func() { at += 1777; s.At(at).sum++; s.At(-at).sum++ }); n != 0 {
 		t.Errorf("%v allocations", n)
+	}
+}
+
+// TestAtLeast: cells begin with the width of another series.
+func TestAtLeast(t *testing.T) {
+	s := New[extremes](100).AtLeast(1e9)
+	s.At(5).sum++
+	s.At(3_999_999_999).sum++
+	if r := s.Series(); r.Width != 1e9 || r.Start != 0 || len(r.Cells) != 4 {
+		t.Errorf("%+v", r)
 	}
 }
