@@ -104,7 +104,10 @@ type Options struct {
 	// together, of one length and to one destination, go to the kernel as a run
 	// (UDP_SEGMENT, five times as many a second at full speed), except where a queue
 	// of the interface cuts runs itself (tbf, netem, cake): there a part of a run
-	// could be dropped without an error. See Report.Segmented.
+	// could be dropped without an error. See Report.Segmented. At full speed, without
+	// Count, Impair and Rewrite, datagrams to several destinations are put together for
+	// that within each batch of the source: every destination keeps its order,
+	// but not the destinations among each other. See Report.Regrouped.
 	NoSegmentation bool
 	// Impair damages what is sent on purpose, from random numbers that begin with Seed: the
 	// same options and the same source give the same result, whatever the machine does.
@@ -320,6 +323,10 @@ func (r *Replayer) Run(ctx context.Context, src format.BatchReader) (Report, err
 	out := newOutlet(r.senders, &pacer{clock: r.hold(), guard: minGuard, attention: &r.control.attention}, &r.stats, r.control, ring, &r.options)
 	r.stats.speed.Store(math.Float64bits(out.speed))
 
+	if r.regroups() {
+		feed.regrouper = new(regrouper)
+	}
+
 	before := r.senderCounts()
 	go feed.run()
 	err := out.run(ctx, &r.options)
@@ -331,11 +338,22 @@ func (r *Replayer) Run(ctx context.Context, src format.BatchReader) (Report, err
 	after := r.senderCounts()
 	report.PortsNotKept = after.reverted - before.reverted
 	report.LateErrors = after.late - before.late
+	if feed.regrouper != nil {
+		report.Regrouped = feed.regrouper.moved
+	}
 	report.Segmented, report.Runs, report.SegmentationRefused = after.segmented-before.segmented, after.runs-before.runs, after.refused
 	if err == nil {
 		err = feed.err
 	}
 	return report, err
+}
+
+// regroups says whether the datagrams of a batch are put together by destination: where
+// everything is due at once, a sender makes runs of neighbours, and nothing else depends on the order.
+func (r *Replayer) regroups() bool {
+	o := &r.options
+	return o.Max && o.Count == 0 && len(o.Impair) == 0 && len(o.Rewrite) == 0 &&
+		slices.ContainsFunc(r.senders, (*sock.Sender).Segmentation)
 }
 
 // hold decides whether the sending goroutine keeps its processor when it sleeps and

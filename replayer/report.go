@@ -55,6 +55,9 @@ type Report struct {
 	// runs, nil where it did not.
 	Segmented, Runs     uint64
 	SegmentationRefused error
+	// Regrouped counts datagrams that were put at another place of what was read at once,
+	// so that runs form: at full speed only, and never within a destination.
+	Regrouped uint64
 	// Duration is the time from when the first datagram was due until the last had
 	// left. Recorded is the recorded time between the first and the latest datagram
 	// that was sent or refused by the kernel; gaps that MaxGap shortened count in

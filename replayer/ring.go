@@ -97,6 +97,7 @@ type entry struct {
 // outlet alone writes it, and it is read when both are done.
 type counts struct {
 	target
+	number      uint32 // of first appearance
 	datagrams   uint64
 	bytes       uint64
 	errors      uint64
@@ -156,8 +157,9 @@ type feeder struct {
 	impairer  *impairer
 	rewriting *rewriting
 	treated   treated
-	round     int    // of the batch, where the source is a Rounder
-	read      uint64 // datagrams of the source so far
+	regrouper *regrouper // nil where datagrams keep their order
+	round     int        // of the batch, where the source is a Rounder
+	read      uint64     // datagrams of the source so far
 
 	// histograms is how many destinations still get histograms of their own.
 	histograms int
@@ -340,6 +342,9 @@ func (f *feeder) fill(s *slot) error {
 			continue
 		}
 		f.alter(s, r, outgoing{entry: e, bytes: content, sockaddr: r.sockaddr, copies: 1})
+	}
+	if f.regrouper != nil {
+		f.regrouper.regroup(s)
 	}
 	return nil
 }
@@ -533,7 +538,7 @@ func (f *feeder) countsOf(to target) *counts {
 	if len(f.destinations) >= maxDestinations {
 		return f.others()
 	}
-	c := &counts{target: to}
+	c := &counts{target: to, number: uint32(len(f.order))}
 	if f.histograms > 0 {
 		f.histograms--
 		c.latenesses, c.intervals = newHistogram(2), newHistogram(2)
@@ -546,7 +551,7 @@ func (f *feeder) countsOf(to target) *counts {
 // others counts what has no counts of its own.
 func (f *feeder) others() *counts {
 	if f.other == nil {
-		f.other = &counts{}
+		f.other = &counts{number: maxDestinations}
 	}
 	return f.other
 }

@@ -96,8 +96,10 @@ addresses), and --seed repeats it. --rewrite lets counters go on over --loop, an
 times be those of now. docs/IMPAIR.md has the models.
 
 The summary says how late datagrams left, and --report makes a page of it with pictures:
-the rate that was asked for and that was sent, lateness over time, percentiles. A replay that falls behind catches up
-unless --late says otherwise. Exit code 3 where some could not be sent, were not
+the rate that was asked for and that was sent, lateness over time, percentiles. A replay
+that falls behind catches up unless --late says otherwise. At --speed max each
+destination keeps its order, but not all among each other; --gso off keeps that too.
+Exit code 3 where some could not be sent, were not
 recorded whole, could not be read, or left later than --max-lateness.`,
 		Example: `  castdeck replay feed.pcapng.zst -i eth1 --dry-run
   castdeck replay feed.pcapng.zst -i eth1 --speed 2 --map 239.1.0.0/16=239.9.0.0/16
@@ -137,7 +139,7 @@ recorded whole, could not be read, or left later than --max-lateness.`,
 	fl.Var(&f.after, "late-after", "lateness from which --late shift and drop act")
 	fl.Var(&f.limit, "limit", "never send more than this, headers included, such as 5Gbit")
 	fl.BoolVar(&f.o.Realtime, "realtime", false, "real-time priority and locked memory for the sending thread, where allowed")
-	fl.StringVar(&f.gso, "gso", "auto", "send equal datagrams that are due together as one run: `auto|off`")
+	fl.StringVar(&f.gso, "gso", "auto", "send equal datagrams that are due together as one run, which at --speed max are put together by destination: `auto|off`")
 	fl.BoolVar(&f.o.Loopback, "loopback", false, "members on this host hear it too")
 	fl.BoolVar(&f.dryRun, "dry-run", false, "list every destination with counts, send nothing")
 	fl.Var(&f.interval, "interval", "how often to report progress")

@@ -77,6 +77,7 @@ type replayJSON struct {
 	ShiftedSeconds  float64           `json:"schedule_shifted_seconds"`
 	Segmented       uint64            `json:"segmented"`
 	Runs            uint64            `json:"runs"`
+	Regrouped       uint64            `json:"regrouped"`
 	Lateness        latenessJSON      `json:"lateness_ns"`
 	IntervalError   latenessJSON      `json:"interval_error_ns"`
 	Impaired        *impairedJSON     `json:"impaired,omitempty"`
@@ -118,7 +119,7 @@ func (f *replayFlags) summary(path string, r replayer.Report, sealed, interrupte
 			SkippedFiltered: r.Skipped.Filtered, Damaged: r.Damaged, RecordedDrops: r.RecordedDrops,
 			DurationSeconds: r.Duration.Seconds(), RecordedSeconds: r.Recorded.Seconds(), RatePPS: r.RatePPS, Sealed: sealed,
 			Interrupted: interrupted, PausedSeconds: r.Paused.Seconds(), DroppedLate: r.DroppedLate, Shifts: r.Shifts,
-			ShiftedSeconds: r.Shifted.Seconds(), Segmented: r.Segmented, Runs: r.Runs,
+			ShiftedSeconds: r.Shifted.Seconds(), Segmented: r.Segmented, Runs: r.Runs, Regrouped: r.Regrouped,
 			Lateness: latenessJSON{l.P50, l.P90, l.P99, l.P999, l.Max}, IntervalError: latenessJSON{e.P50, e.P90, e.P99, e.P999, e.Max},
 			Impaired: impaired, Rewritten: rewritten, Streams: streamsJSON(r),
 		})
@@ -155,6 +156,9 @@ func (f *replayFlags) summary(path string, r replayer.Report, sealed, interrupte
 	}
 	if r.SegmentationRefused != nil {
 		say("the kernel takes no runs of datagrams here (UDP_SEGMENT: %v): sent one by one, which is slower at full speed", r.SegmentationRefused)
+	}
+	if r.Regrouped > 0 {
+		say("full speed: each destination in its order, but several put together within what was read at once (--gso off keeps all as recorded)")
 	}
 	if r.ShortenedGaps > 0 {
 		say("%s shortened, by %s together", plural(r.ShortenedGaps, "pause"), r.GapsRemoved)

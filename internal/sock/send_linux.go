@@ -81,6 +81,21 @@ func (m *Messages) Grow(n int) {
 	*m = *grown
 }
 
+// Reorder puts message order[i] at i, for each i below the length of order, which names
+// each of that many first messages once. What stands behind them is lost. It swaps memory with
+// spare, which it makes large enough first.
+func (m *Messages) Reorder(order []int32, spare *Messages) {
+	if len(spare.headers) < len(m.headers) {
+		*spare = *NewMessages(len(m.headers))
+	}
+	for to, from := range order {
+		spare.iovecs[to] = m.iovecs[from]
+		h, of := &spare.headers[to].msghdr, &m.headers[from].msghdr
+		h.Name, h.Namelen = of.Name, of.Namelen
+	}
+	*m, *spare = *spare, *m
+}
+
 // Set makes message i the datagram of payload to dst. The payload is not copied:
 // it must not change until it was sent.
 func (m *Messages) Set(i int, payload []byte, dst *Sockaddr) {
@@ -328,6 +343,9 @@ func (s *Sender) Late() uint64 { return s.late }
 // calls, of some 40 ms at most each: see SleepHolding, which it goes with. It belongs to
 // the goroutine that calls Send.
 func (s *Sender) Hold(on bool) { s.holding = on }
+
+// Segmentation reports whether the sender was made to send runs.
+func (s *Sender) Segmentation() bool { return s.options.Segmentation }
 
 // Send sends messages from (inclusive) to to (exclusive) in order through one
 // socket. It returns how many left; with an error, which is a syscall.Errno,

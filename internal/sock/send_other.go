@@ -24,6 +24,9 @@ func (m *Messages) Grow(n int) { m.n = max(m.n, n) }
 // Set does nothing: there is no Sender to hand the messages to.
 func (m *Messages) Set(i int, payload []byte, dst *Sockaddr) {}
 
+// Reorder does nothing.
+func (m *Messages) Reorder(order []int32, spare *Messages) {}
+
 // Sender sends datagrams out of one interface. It exists on Linux only.
 type Sender struct{}
 
@@ -61,6 +64,9 @@ func (s *Sender) Send(socket int, m *Messages, from, to int) (sent int, err erro
 
 // Hold does nothing.
 func (s *Sender) Hold(on bool) {}
+
+// Segmentation returns false.
+func (s *Sender) Segmentation() bool { return false }
 
 // Warm does nothing.
 func (s *Sender) Warm(socket int, m *Messages, i int) {}
