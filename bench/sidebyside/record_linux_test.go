@@ -98,7 +98,7 @@ func TestReplay(t *testing.T) {
 	netnstest.Require(t)
 	dir := t.TempDir()
 	o := ReplayOptions{
-		Castdeck: castdeck(t), Shapes: []Shape{{2000, 1}, {2000, 20}}, Speeds: []Speed{{Size: 200, Groups: 2, Mixed: true}, {Size: 200, Groups: 1, Receiver: true}},
+		Castdeck: castdeck(t), Shapes: []Shape{{2000, 1}, {2000, 20}}, Speeds: []Speed{{Size: 200, Groups: 2, Mixed: true}, {Size: 200, Groups: 1, Receiver: true}, {Size: 200, Groups: 1, Offload: true}},
 		Repeat: 1, Duration: 100 * time.Millisecond, Count: 2000, Dir: dir,
 	}
 	for _, name := range o.Missing() {

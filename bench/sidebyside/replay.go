@@ -19,7 +19,8 @@ type ReplayOptions struct {
 	Speeds []Speed
 	// Repeat is how often each is run, default 3; the tools take turns.
 	Repeat int
-	// Duration of the traffic of one run at recorded times, default 3 s.
+	// Duration of the traffic of one run at recorded times, default 3 s, and 10 s at up to
+	// 1000 a second, so that the start of a process is not what its processor time shows.
 	Duration time.Duration
 	// Count of datagrams of one run at full speed, default 300,000.
 	Count int
@@ -37,10 +38,12 @@ type Shape struct {
 }
 
 // Speed is a case of full speed: datagrams of Size bytes of payload, or mixed from 64
-// to Size, to so many groups in turn, with somebody receiving them or nobody.
+// to Size, to so many groups in turn, with somebody receiving them or nobody. Offload: the
+// interface cuts runs of datagrams itself, as many network cards do; otherwise the kernel
+// does, on the sender's processor.
 type Speed struct {
-	Size, Groups    int
-	Mixed, Receiver bool
+	Size, Groups             int
+	Mixed, Receiver, Offload bool
 }
 
 // DefaultShapes are even traffic at four rates, and bursts.
@@ -48,12 +51,15 @@ func DefaultShapes() []Shape {
 	return []Shape{{1e3, 1}, {10e3, 1}, {20e3, 1}, {100e3, 1}, {20e3, 20}}
 }
 
-// DefaultSpeeds are three sizes to one group and to 16, mixed sizes, and one with a
-// receiver.
+// DefaultSpeeds are three sizes to one group and to 16, mixed sizes, with a receiver, and
+// with an interface that cuts runs itself.
 func DefaultSpeeds() []Speed {
 	return []Speed{
-		{64, 1, false, false}, {256, 1, false, false}, {1400, 1, false, false}, {256, 1, false, true},
-		{256, 16, false, false}, {1400, 1, true, false}, {1400, 16, true, false},
+		{Size: 64, Groups: 1}, {Size: 256, Groups: 1}, {Size: 1400, Groups: 1},
+		{Size: 64, Groups: 16}, {Size: 256, Groups: 16}, {Size: 1400, Groups: 16},
+		{Size: 1400, Groups: 1, Mixed: true}, {Size: 1400, Groups: 16, Mixed: true},
+		{Size: 256, Groups: 1, Receiver: true}, {Size: 256, Groups: 16, Receiver: true},
+		{Size: 256, Groups: 1, Offload: true}, {Size: 256, Groups: 16, Offload: true},
 	}
 }
 
@@ -67,13 +73,21 @@ func (o ReplayOptions) withDefaults() ReplayOptions {
 	if o.Repeat <= 0 {
 		o.Repeat = 3
 	}
-	if o.Duration <= 0 {
-		o.Duration = 3 * time.Second
-	}
 	if o.Count <= 0 {
 		o.Count = 300_000
 	}
 	return o
+}
+
+// duration of the traffic of a shape.
+func (o ReplayOptions) duration(s Shape) time.Duration {
+	switch {
+	case o.Duration > 0:
+		return o.Duration
+	case s.Rate <= 1000:
+		return 10 * time.Second
+	}
+	return 3 * time.Second
 }
 
 // ReplayRun is one replay of one tool: at recorded times where Shape.Rate is not 0, at
@@ -116,6 +130,7 @@ type ReplayCell struct {
 	Late, Interval Quantiles
 	Rate           float64
 	CPU            float64 // share of one processor
+	CPUPerDatagram float64 // ns of processor time for each datagram of the traffic
 	Lost           float64 // share of what was sent, where somebody received
 	Err            error
 }
@@ -150,6 +165,7 @@ func ReplayMedians(runs []ReplayRun, tool string, c ReplayCase) (cell ReplayCell
 	cell.Interval = quantiles(func(r ReplayRun) Quantiles { return r.Interval })
 	cell.Rate = mid(func(r ReplayRun) float64 { return r.Rate })
 	cell.CPU = mid(func(r ReplayRun) float64 { return r.CPU.Seconds() / max(r.Took.Seconds(), 1e-9) })
+	cell.CPUPerDatagram = mid(func(r ReplayRun) float64 { return float64(r.CPU.Nanoseconds()) / float64(max(r.Sent, 1)) })
 	cell.Lost = mid(func(r ReplayRun) float64 {
 		if r.Arrived == 0 && r.Speed != (Speed{}) && !r.Speed.Receiver {
 			return 0

@@ -25,6 +25,7 @@ import (
 	"castdeck/bench"
 	"castdeck/format"
 	"castdeck/format/pcapfile"
+	"castdeck/internal/netns"
 	"castdeck/recorder"
 )
 
@@ -191,11 +192,17 @@ type comparison struct {
 }
 
 // all runs every tool on one case, in turns.
-func (c *comparison) all(ctx context.Context, proto ReplayRun) error {
+func (c *comparison) all(ctx context.Context, proto ReplayRun) (err error) {
 	full := proto.Shape.Rate == 0
 	files, times, err := c.write(proto)
 	if err != nil {
 		return err
+	}
+	if proto.Speed.Offload {
+		if err := netns.PassRuns(stageTx); err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, netns.CutRuns(stageTx)) }()
 	}
 	for range c.o.Repeat {
 		for _, t := range c.tools {
@@ -222,7 +229,7 @@ func (c *comparison) write(proto ReplayRun) (f replayFiles, times []int64, err e
 	f = replayFiles{pcap: filepath.Join(c.dir, "a.pcap"), loop: filepath.Join(c.dir, "a.loop"), raw: filepath.Join(c.dir, "a.raw"), size: "200"}
 	o := bench.FeedOptions{Groups: groupsOf(max(proto.Speed.Groups, 1)), Start: 1_700_000_000_000_000_000, Seed: 1, MinSize: 200}
 	if proto.Shape.Rate > 0 {
-		o.Count = int(proto.Shape.Rate * c.o.Duration.Seconds())
+		o.Count = int(proto.Shape.Rate * c.o.duration(proto.Shape).Seconds())
 		o.Rate = proto.Shape.Rate
 	} else {
 		o.Count, o.Rate, o.MinSize = c.o.Count, 1e6, proto.Speed.Size

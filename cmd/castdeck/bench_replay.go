@@ -24,7 +24,7 @@ type benchReplayFlags struct {
 
 func benchReplayCmd() *cobra.Command {
 	f := &benchReplayFlags{}
-	f.duration = durationValue{Duration: 3 * time.Second, min: 100 * time.Millisecond, max: 10 * time.Minute}
+	f.duration = durationValue{min: 100 * time.Millisecond, max: 10 * time.Minute}
 	cmd := &cobra.Command{
 		Use:   "replay",
 		Short: "Replayers side by side: lateness, top speed, processor time",
@@ -40,6 +40,7 @@ it is compiled where there is a compiler. Tools that are not installed are left 
 and named.`,
 		Example: `  castdeck bench compare replay
   castdeck bench compare replay --only lateness --repeat 5
+  castdeck bench compare replay --case "20 kpps evenly" --repeat 15
   castdeck bench compare replay --tool castdeck --tool "C loop" --json`,
 		Args: argsN(0, 0, "no arguments"),
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -51,7 +52,7 @@ and named.`,
 			return f.start(cmd, o.Missing, func(ctx context.Context) error { return f.run(ctx, o) })
 		},
 	}
-	f.add(cmd, "run only this `REPLAYER`, by its name in the tables (repeatable)", "of the traffic of one run at recorded times",
+	f.add(cmd, "run only this `REPLAYER`, by its name in the tables (repeatable)", "of the traffic of one run at recorded times; default 3s, at 1 kpps 10s",
 		"folder for the traffic, removed again; default the system's for temporary files")
 	fl := cmd.Flags()
 	fl.StringVar(&f.only, "only", "", "make one table: `lateness|speed`")
@@ -117,6 +118,7 @@ type benchReplayJSON struct {
 	Size       int           `json:"size,omitempty"`
 	Groups     int           `json:"groups,omitempty"`
 	Mixed      bool          `json:"mixed,omitempty"`
+	Offload    bool          `json:"offload,omitempty"`
 	Sent       uint64        `json:"sent"`
 	Arrived    uint64        `json:"arrived"`
 	Lateness   *quantileJSON `json:"lateness_ns,omitempty"`
@@ -139,7 +141,7 @@ func (f *benchReplayFlags) run(ctx context.Context, o sidebyside.ReplayOptions) 
 		f.ran(caseName(r.Case()), r.Tool, func() any {
 			j := benchReplayJSON{
 				Event: "run", Tool: r.Tool, Command: r.Command, RatePPS: r.Shape.Rate, Burst: r.Shape.Burst, Size: r.Speed.Size,
-				Groups: r.Speed.Groups, Mixed: r.Speed.Mixed, Sent: r.Sent, Arrived: r.Arrived, FullPPS: r.Rate,
+				Groups: r.Speed.Groups, Mixed: r.Speed.Mixed, Offload: r.Speed.Offload, Sent: r.Sent, Arrived: r.Arrived, FullPPS: r.Rate,
 				CPUSeconds: r.CPU.Seconds(), Seconds: r.Took.Seconds(), Error: errorText(r.Err),
 			}
 			if r.Shape.Rate > 0 {
@@ -172,6 +174,9 @@ func caseName(c sidebyside.ReplayCase) string {
 	name := fmt.Sprintf("%s, %s", size, plural(c.Speed.Groups, "group"))
 	if c.Speed.Receiver {
 		name += ", received"
+	}
+	if c.Speed.Offload {
+		name += ", cut by the interface"
 	}
 	return name
 }
@@ -209,35 +214,30 @@ func (f *benchReplayFlags) tables(o sidebyside.ReplayOptions, runs []sidebyside.
 }
 
 func (f *benchReplayFlags) speeds(o sidebyside.ReplayOptions, runs []sidebyside.ReplayRun) {
-	fmt.Fprint(f.stdout, "\nFull speed: thousand datagrams a second\n\n")
-	tw := tabwriter.NewWriter(f.stdout, 0, 0, 1, ' ', 0)
-	fmt.Fprint(tw, "| replayer\t")
-	for _, s := range o.Speeds {
-		fmt.Fprintf(tw, "| %s\t", caseName(sidebyside.ReplayCase{Speed: s}))
-	}
-	fmt.Fprint(tw, "|\n|---\t")
-	for range o.Speeds {
-		fmt.Fprint(tw, "|---\t")
-	}
-	fmt.Fprintln(tw, "|")
+	fmt.Fprint(f.stdout, "\nFull speed: thousand datagrams a second, and the processor time of each in ns, start included\n\n")
+	var tools []string
 	for _, tool := range sidebyside.Replayers() {
-		row, any := "| "+tool+"\t", false
-		for _, s := range o.Speeds {
-			m, ok := sidebyside.ReplayMedians(runs, tool, sidebyside.ReplayCase{Speed: s})
+		if slices.ContainsFunc(runs, func(r sidebyside.ReplayRun) bool { return r.Tool == tool && r.Rate > 0 }) {
+			tools = append(tools, tool)
+		}
+	}
+	tw := tabwriter.NewWriter(f.stdout, 0, 0, 1, ' ', 0)
+	fmt.Fprintf(tw, "| payload\t| %s\t|\n|---\t%s|\n", strings.Join(tools, "\t| "), strings.Repeat("|---\t", len(tools)))
+	for _, s := range o.Speeds {
+		c := sidebyside.ReplayCase{Speed: s}
+		fmt.Fprintf(tw, "| %s\t", caseName(c))
+		for _, tool := range tools {
+			m, ok := sidebyside.ReplayMedians(runs, tool, c)
 			switch {
 			case !ok || m.Rate == 0:
-				row += "| -\t"
-				continue
+				fmt.Fprint(tw, "| -\t")
 			case m.Lost > 0:
-				row += fmt.Sprintf("| %.0f (%s lost)\t", m.Rate/1e3, share(m.Lost))
+				fmt.Fprintf(tw, "| %.0f, %.0f (%s lost)\t", m.Rate/1e3, m.CPUPerDatagram, share(m.Lost))
 			default:
-				row += fmt.Sprintf("| %.0f\t", m.Rate/1e3)
+				fmt.Fprintf(tw, "| %.0f, %.0f\t", m.Rate/1e3, m.CPUPerDatagram)
 			}
-			any = true
 		}
-		if any {
-			fmt.Fprintln(tw, row+"|")
-		}
+		fmt.Fprintln(tw, "|")
 	}
 	tw.Flush()
 }

@@ -122,14 +122,20 @@ func waitUp(names ...string) error {
 // CutRuns makes an interface hand on runs of datagrams (UDP_SEGMENT) cut, as a
 // network would carry them. A pair of virtual interfaces otherwise passes them whole,
 // and who captures packets at the other end sees one of up to 64 KiB.
-func CutRuns(iface string) error {
+func CutRuns(iface string) error { return setSegmentation(iface, false) }
+
+// PassRuns undoes CutRuns: runs leave whole, as a network card takes them that cuts them
+// itself.
+func PassRuns(iface string) error { return setSegmentation(iface, true) }
+
+func setSegmentation(iface string, on bool) error {
 	e, err := ethtool.NewEthtool()
 	if err != nil {
 		return err
 	}
 	defer e.Close()
-	if err := e.Change(iface, map[string]bool{"tx-udp-segmentation": false}); err != nil {
-		return fmt.Errorf("%s: tx-udp-segmentation off: %w", iface, err)
+	if err := e.Change(iface, map[string]bool{"tx-udp-segmentation": on}); err != nil {
+		return fmt.Errorf("%s: tx-udp-segmentation %v: %w", iface, on, err)
 	}
 	return nil
 }
