@@ -32,7 +32,8 @@ func testGroups(n int) (groups []netip.AddrPort) {
 var returnGroup = netip.MustParseAddrPort("239.88.9.1:15089")
 
 // faults installs rules for what arrives at an interface, until the test ends. They see
-// data datagrams of probes only.
+// data datagrams of probes only: what is not UDP meets no rule about ports, so that these
+// must say what to look at, not what to leave alone.
 func faults(t *testing.T, rx, rules string) {
 	t.Helper()
 	if _, err := exec.LookPath("nft"); err != nil {
@@ -41,14 +42,15 @@ func faults(t *testing.T, rx, rules string) {
 	nft := exec.Command("nft", "-f", "-")
 	nft.Stdin = strings.NewReader(fmt.Sprintf(`table netdev probe {
 	counter hit {}
+	chain data {
+		%s
+	}
 	chain in {
 		type filter hook ingress device %s priority 0;
 		meta mark 77 accept
-		udp dport != %d accept
-		@th,104,8 != 1 accept
-		%s
+		udp dport %d @th,104,8 1 jump data
 	}
-}`, rx, testPort, rules))
+}`, rules, rx, testPort))
 	if out, err := nft.CombinedOutput(); err != nil {
 		t.Skipf("nftables cannot do that on ingress here: %v: %s", err, out)
 	}
@@ -210,7 +212,7 @@ func TestEcho(t *testing.T) {
 }
 
 // receiver runs a Receiver until the test ends, and collects its steps.
-func receiver(t *testing.T, o ReceiveOptions) (r *Receiver, steps func() []Arrived) {
+func receiver(t *testing.T, o ReceiveOptions, before ...func(*Receiver)) (r *Receiver, steps func() []Arrived) {
 	t.Helper()
 	var mu sync.Mutex
 	var all []Arrived
@@ -222,6 +224,9 @@ func receiver(t *testing.T, o ReceiveOptions) (r *Receiver, steps func() []Arriv
 	r, err := NewReceiver(o)
 	if err != nil {
 		t.Fatal(err)
+	}
+	for _, f := range before {
+		f(r)
 	}
 	ctx, stop := context.WithCancel(context.Background())
 	done := make(chan error, 1)
@@ -285,8 +290,8 @@ func TestReports(t *testing.T) {
 // not be answered is not.
 func TestForeign(t *testing.T) {
 	tx, rx := netnstest.Veth(t)
-	r, steps := receiver(t, ReceiveOptions{Interface: rx, Groups: testGroups(1), Echo: true})
-	r.local = nil // as if the sender were in another network
+	elsewhere := func(r *Receiver) { r.local = nil } // as if the sender were in another network
+	r, steps := receiver(t, ReceiveOptions{Interface: rx, Groups: testGroups(1), Echo: true}, elsewhere)
 	s, err := NewSender(SendOptions{Interface: tx, Groups: testGroups(1), Replies: true, Echo: true})
 	if err != nil {
 		t.Fatal(err)

@@ -49,11 +49,10 @@ func TestComparePath(t *testing.T) {
 	chain in {
 		type filter hook ingress device %s priority 0;
 		meta mark 77 accept
-		udp dport != 15077 accept
-		numgen inc mod 97 5 counter name lost drop
-		numgen inc mod 89 3 counter name doubled meta mark set 77 dup to %s
+		udp dport 15077 numgen inc mod 97 5 counter name lost drop
+		udp dport 15077 numgen inc mod 89 3 counter name doubled meta mark set 77 dup to %s
 	}
-}`, rx, tx)
+}`, rx, tx) // "udp dport != N accept" would leave what is not UDP to the rules behind it
 	nft := exec.Command("nft", "-f", "-")
 	nft.Stdin = strings.NewReader(rules)
 	if out, err := nft.CombinedOutput(); err != nil {
