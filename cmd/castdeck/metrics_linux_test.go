@@ -283,7 +283,7 @@ func TestMonitor(t *testing.T) {
 	netnstest.Require(t)
 	const group = "239.90.2.1:5000"
 	ctx, end := context.WithCancel(t.Context())
-	files, rec, hang := hungRecording(t, group, end)
+	files, rec, disk := hungRecording(t, group, end)
 	m := new(monitor)
 	if why := m.trouble(time.Now()); why != "not recording yet" {
 		t.Errorf("before: %q", why)
@@ -315,7 +315,15 @@ func TestMonitor(t *testing.T) {
 	if why := m.trouble(now); why != "" || !m.alive(now) {
 		t.Errorf("a loop that runs: %q, alive %v", why, m.alive(now))
 	}
-	eventually(t, "a queue", func() bool { s.send(200, 1000); return rec.Stats().QueueBytes > 0 })
+	caught := func() bool {
+		select {
+		case <-disk.caught:
+			return true
+		default:
+			return false
+		}
+	}
+	eventually(t, "a queue before a disk that hangs", func() bool { s.send(200, 1000); return caught() && rec.Stats().QueueBytes > 0 })
 	m.look(now)
 	rounds := rec.Stats().Wakeups
 	eventually(t, "it comes round", func() bool { return rec.Stats().Wakeups > rounds })
@@ -336,7 +344,7 @@ func TestMonitor(t *testing.T) {
 		t.Errorf("at the end: %q", why)
 	}
 	end()
-	close(hang)
+	close(disk.free)
 	<-done
 	if err := rec.Close(); err != nil {
 		t.Error(err)

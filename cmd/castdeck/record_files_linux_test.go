@@ -642,33 +642,42 @@ func TestStartAtAndMaxSize(t *testing.T) {
 	}
 }
 
-// hungFS does not come back from writing.
-type hungFS struct {
+// hungDisk does not come back from writing until free is closed; caught is closed when
+// that begins.
+type hungDisk struct {
 	segment.FS
-	hang chan struct{}
+	free, caught chan struct{}
+	catch        func()
 }
 
-func (h hungFS) Create(path string, overwrite bool) (segment.File, error) {
-	f, err := h.FS.Create(path, overwrite)
-	return hungFile{f, h.hang}, err
+func newHungDisk() *hungDisk {
+	d := &hungDisk{FS: segment.OS, free: make(chan struct{}), caught: make(chan struct{})}
+	d.catch = sync.OnceFunc(func() { close(d.caught) })
+	return d
+}
+
+func (d *hungDisk) Create(path string, overwrite bool) (segment.File, error) {
+	f, err := d.FS.Create(path, overwrite)
+	return hungFile{f, d}, err
 }
 
 type hungFile struct {
 	segment.File
-	hang chan struct{}
+	d *hungDisk
 }
 
 func (f hungFile) WriteAt(p []byte, off int64) (int, error) {
 	if off > 0 {
-		<-f.hang
+		f.d.catch()
+		<-f.d.free
 	}
 	return f.File.WriteAt(p, off)
 }
 
-// hungRecording has joined a group and writes to a disk that hangs until hang is closed.
-func hungRecording(t *testing.T, group string, end func()) (files *recordFiles, rec *recorder.Recorder, hang chan struct{}) {
+// hungRecording has joined a group and writes to a disk that hangs.
+func hungRecording(t *testing.T, group string, end func()) (files *recordFiles, rec *recorder.Recorder, disk *hungDisk) {
 	t.Helper()
-	hang = make(chan struct{})
+	disk = newHungDisk()
 	f := &recordFlags{stdout: &lockedBuffer{}, stderr: &lockedBuffer{}, sync: "none", sourceFlags: sourceFlags{source: "socket", timestamps: "kernel"}}
 	f.outputs, f.stuckAfter, f.trigger = []string{filepath.Join(t.TempDir(), "feed.pcapng")}, 500*time.Millisecond, "SIGUSR2"
 	subs := []recorder.Subscription{{Group: netip.MustParseAddrPort(group), Interface: "lo"}}
@@ -680,7 +689,7 @@ func hungRecording(t *testing.T, group string, end func()) (files *recordFiles, 
 	if err != nil {
 		t.Fatal(err)
 	}
-	o.FS = hungFS{segment.OS, hang}
+	o.FS = disk
 	if files.sinks[0].series, err = segment.OpenSeries(o); err != nil {
 		t.Fatal(err)
 	}
@@ -690,7 +699,7 @@ func hungRecording(t *testing.T, group string, end func()) (files *recordFiles, 
 	if err := files.begin(rec, 0, func() {}); err != nil {
 		t.Fatal(err)
 	}
-	return files, rec, hang
+	return files, rec, disk
 }
 
 // TestDiskHangs: receiving goes on while the disk does not answer, and the end does not
@@ -700,7 +709,7 @@ func TestDiskHangs(t *testing.T) {
 	const group = "239.88.9.1:5000"
 	ctx, end := context.WithCancel(t.Context())
 	defer end()
-	files, rec, hang := hungRecording(t, group, end)
+	files, rec, disk := hungRecording(t, group, end)
 	type result struct {
 		err   error
 		stuck bool
@@ -725,7 +734,7 @@ func TestDiskHangs(t *testing.T) {
 	if n := files.totals(); n.Datagrams != 0 {
 		t.Errorf("%d count as written", n.Datagrams)
 	}
-	close(hang)
+	close(disk.free)
 	if err := rec.Close(); err != nil {
 		t.Error(err)
 	}
