@@ -18,8 +18,10 @@ import (
 )
 
 const (
-	// together bounds the datagrams of one system call: two runs of UDP_SEGMENT.
-	together = 128
+	// together bounds the datagrams of one system call where they can be runs of
+	// UDP_SEGMENT, and few where they cannot: all of a call have one send time, and where
+	// the sender loses its processor within the call that is too early for the last ones.
+	together, few = 128, 8
 	// lead is the time before the first datagram of a step is due, in ns.
 	lead = 1_000_000
 )
@@ -99,16 +101,18 @@ type Progress struct {
 
 // Sender sends runs. Its methods are called one after another, Progress at any time.
 type Sender struct {
-	o       SendOptions
-	iface   *net.Interface
-	sender  *sock.Sender
-	socket  int
-	to      []*sock.Sockaddr
-	out     *sock.Messages
-	slab    []byte
-	run     uint64
-	step    uint32
-	replies *replies // nil where none are asked for
+	o      SendOptions
+	iface  *net.Interface
+	sender *sock.Sender
+	socket int
+	// segments says that datagrams can leave in runs.
+	segments bool
+	to       []*sock.Sockaddr
+	out      *sock.Messages
+	slab     []byte
+	run      uint64
+	step     uint32
+	replies  *replies // nil where none are asked for
 
 	progress struct {
 		step                              atomic.Uint32
@@ -136,9 +140,10 @@ func NewSender(o SendOptions) (s *Sender, err error) {
 	if s.iface, err = mcast.Interface(o.Interface); err != nil {
 		return nil, err
 	}
+	s.segments = o.Segmentation && len(o.Groups) == 1 && !replayer.CutsRuns(s.iface)
 	s.sender, err = sock.NewSender(sock.SenderOptions{
 		Interface: s.iface, TTL: o.TTL, DSCP: o.DSCP, Loopback: o.Loopback, SendBuffer: o.SendBuffer,
-		Segmentation: o.Segmentation && !replayer.CutsRuns(s.iface), Broadcast: len(o.Allow) > 0,
+		Segmentation: s.segments, Broadcast: len(o.Allow) > 0,
 	})
 	if err != nil {
 		return nil, err
@@ -319,7 +324,10 @@ func (s *Sender) send(ctx context.Context, sent *Sent) error {
 		if now >= deadline {
 			break
 		}
-		n := uint64(together)
+		n := uint64(few)
+		if s.segments {
+			n = together
+		}
 		if paced {
 			n = min(n, max(uint64(max(float64(now-start)/per, 0)), slot)+1-slot)
 		}

@@ -228,7 +228,7 @@ func residentPeak(pid int) int64 {
 func sockets() int {
 	n := 0
 	for _, name := range []string{"udp", "packet"} {
-		b, _ := os.ReadFile("/proc/self/net/" + name)
+		b, _ := os.ReadFile("/proc/thread-self/net/" + name)
 		n += bytes.Count(b, []byte("\n"))
 	}
 	return n

@@ -29,3 +29,14 @@ func (o ReplayOptions) Missing() []string { return nil }
 func Replay(context.Context, ReplayOptions) ([]ReplayRun, error) {
 	return nil, fmt.Errorf("comparing replayers needs Linux: %w", errors.ErrUnsupported)
 }
+
+// PathTools are the names of the tools that Path knows.
+func PathTools() []string { return nil }
+
+// Missing are the tools among those asked for that are not installed.
+func (o PathOptions) Missing() []string { return nil }
+
+// Path needs Linux.
+func Path(context.Context, PathOptions) ([]PathRun, error) {
+	return nil, fmt.Errorf("comparing measurements needs Linux: %w", errors.ErrUnsupported)
+}

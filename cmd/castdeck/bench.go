@@ -32,7 +32,7 @@ beside the tools that are installed, in a network namespace of its own (compare)
 		Use:   "compare",
 		Short: "castdeck beside the installed tools, on the same traffic",
 	}, "bench: no %q to measure", "bench: name what to measure")
-	compare.AddCommand(benchRecordCmd(), benchReplayCmd())
+	compare.AddCommand(benchRecordCmd(), benchReplayCmd(), benchComparePathCmd())
 	cmd.AddCommand(benchPathCmd(), benchSendCmd(), benchReceiveCmd(), compare)
 	return cmd
 }
@@ -50,11 +50,16 @@ type benchFlags struct {
 
 // add adds the flags; tool is what a tool is called, dir and duration explain theirs.
 func (f *benchFlags) add(cmd *cobra.Command, tool, duration, dir string) {
+	f.addRuns(cmd, tool, duration)
+	cmd.Flags().StringVar(&f.dir, "dir", "", dir)
+}
+
+// addRuns adds those of a comparison that writes no files.
+func (f *benchFlags) addRuns(cmd *cobra.Command, tool, duration string) {
 	fl := cmd.Flags()
 	fl.StringArrayVar(&f.tools, "tool", nil, tool)
 	fl.IntVar(&f.repeat, "repeat", 3, "runs of each")
 	fl.Var(&f.duration, "duration", duration)
-	fl.StringVar(&f.dir, "dir", "", dir)
 	fl.BoolVar(&f.json, "json", false, "print each run as a JSON line")
 }
 
