@@ -95,6 +95,12 @@ func (h *header) get(b []byte) error {
 	return nil
 }
 
+// putTimes writes the times of sending into a payload.
+func putTimes(b []byte, sent, clock int64) {
+	binary.BigEndian.PutUint64(b[32:], uint64(sent))
+	binary.BigEndian.PutUint64(b[40:], uint64(clock))
+}
+
 // sendBack makes the data datagram b an echo.
 func sendBack(b []byte, received, returned int64) {
 	b[5] = byte(kindEcho)

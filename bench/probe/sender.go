@@ -333,6 +333,7 @@ func (s *Sender) send(ctx context.Context, sent *Sent) error {
 		}
 		n = min(n, total-slot)
 		s.make(sent, &h, int(n))
+		s.stamp(sent, int(n))
 		k, err := s.sender.Send(s.socket, s.out, 0, int(n))
 		after = sock.Now()
 		for i := range uint64(k) {
@@ -367,18 +368,30 @@ func (s *Sender) send(ctx context.Context, sent *Sent) error {
 	return nil
 }
 
-// make writes the next n datagrams. The number of a datagram that is refused afterwards
-// goes to the one behind it.
+// make writes the next n datagrams, but for their time of sending. The number of a
+// datagram that is refused afterwards goes to the one behind it.
 func (s *Sender) make(sent *Sent, h *header, n int) {
-	h.sent, h.clock = now(), sock.Now()
 	groups := uint64(len(s.to))
 	for i := range n {
 		d := sent.Datagrams + uint64(i)
 		h.stream, h.seq = uint16(d%groups), d/groups
-		p := s.slab[i*sent.Size : (i+1)*sent.Size : (i+1)*sent.Size]
+		p := s.payload(sent, i)
 		h.put(p)
 		s.out.Set(i, p, s.to[h.stream])
 	}
+}
+
+// stamp writes the time of sending, now, into the next n datagrams.
+func (s *Sender) stamp(sent *Sent, n int) {
+	wall, clock := now(), sock.Now()
+	for i := range n {
+		putTimes(s.payload(sent, i), wall, clock)
+	}
+}
+
+// payload of message i.
+func (s *Sender) payload(sent *Sent, i int) []byte {
+	return s.slab[i*sent.Size : (i+1)*sent.Size : (i+1)*sent.Size]
 }
 
 // warm goes the way of the first datagram to each group without sending.
@@ -430,6 +443,7 @@ func (s *Sender) PingPong(ctx context.Context, st Step, patience time.Duration) 
 			}
 		}
 		s.make(sent, &h, 1)
+		s.stamp(sent, 1)
 		if _, err := s.sender.Send(s.socket, s.out, 0, 1); err != nil {
 			sent.Refused++
 			sent.Causes[cause(err)]++
