@@ -32,6 +32,8 @@ type StatsOptions struct {
 	Series func(stream *format.StreamID, b Bucket) error
 	// Timeline keeps how it all went over time, in less than 20 MiB.
 	Timeline bool
+	// Streams are told apart, the rest is counted together; 0 is 16,384, which is the most.
+	Streams int
 }
 
 // Bucket is what came in one span of time.
@@ -108,7 +110,8 @@ type StatsResult struct {
 	Total Traffic
 	// Streams, those with the most bytes first.
 	Streams []StreamTraffic
-	// Others is what came of the streams past the first 16,384: counts and times only.
+	// Others is what came of the streams past those that are told apart: counts and times
+	// only.
 	Others Traffic
 	// NotUDP counts packets that are left out.
 	NotUDP uint64
@@ -138,6 +141,9 @@ type Stats struct {
 func NewStats(o StatsOptions) *Stats {
 	s := &Stats{o: o, totalMarks: maxMarks, marks: maxStreamMarks}
 	s.streams.Limit = maxStatStreams
+	if o.Streams > 0 {
+		s.streams.Limit = min(o.Streams, maxStatStreams)
+	}
 	s.total.Arrivals = hdrhistogram.New(1, hour, 3)
 	if o.Timeline {
 		s.timeline = newTimeline()

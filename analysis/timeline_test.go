@@ -169,3 +169,20 @@ func BenchmarkStatsTimeline(b *testing.B) {
 	}
 	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/1000, "ns/datagram")
 }
+
+// TestStatsStreams: of the streams past those that are told apart the datagrams are
+// counted, in the totals and over time.
+func TestStatsStreams(t *testing.T) {
+	times := make([]int64, 100)
+	for i := range times {
+		times[i] = int64(i) * 1e6
+	}
+	r := statsOf(t, StatsOptions{Streams: 2, Timeline: true}, 5, times, func(int) uint32 { return 7 })
+	over := uint64(0)
+	for _, c := range r.Timeline.Rate.Cells {
+		over += c.Datagrams
+	}
+	if len(r.Streams) != 2 || r.Others.Datagrams != 60 || r.Total.Datagrams != 100 || over != 100 {
+		t.Errorf("%d streams, %d others, %d in all, %d over time", len(r.Streams), r.Others.Datagrams, r.Total.Datagrams, over)
+	}
+}

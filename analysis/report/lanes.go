@@ -47,7 +47,7 @@ func (b *recordingBuilder) lanes(s *analysis.StatsResult, list []*analysis.Numbe
 		if !ok {
 			continue // of a stream past those that are told apart
 		}
-		lane := Lane{Label: n.Src.String() + " > " + n.Dst.String(), FromNS: span[0] - b.start, ToNS: span[1] - b.start, Marks: [][5]int64{}}
+		lane := Lane{Label: n.Dst.String(), Source: n.Src.String(), FromNS: span[0] - b.start, ToNS: span[1] - b.start, Marks: [][5]int64{}}
 		if n.Channel != "" {
 			lane.Label += " " + n.Channel
 		}

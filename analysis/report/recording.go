@@ -118,7 +118,9 @@ type Numbering struct {
 
 // Lane is the gaps of one numbering over time.
 type Lane struct {
+	// Label is the group, and the numbering where a stream has several.
 	Label  string `json:"label"`
+	Source string `json:"source"`
 	FromNS int64  `json:"from_ns"`
 	ToNS   int64  `json:"to_ns"`
 	// Marks are from_ns, to_ns, how many numbers are missing, the part of them that
@@ -323,8 +325,8 @@ func (b *recordingBuilder) events() {
 // figures are what there is to know first.
 func (b *recordingBuilder) figures(s *analysis.StatsResult, g *analysis.GapResult) {
 	d, t := b.d, &s.Total
-	d.figure("Datagrams", comma(t.Datagrams), si(perSecond(t.Datagrams, d.SpanNS), "/s")+" on average")
-	d.figure("Payload", si(float64(t.Bytes), "B"), si(8*perSecond(t.Bytes, d.SpanNS), "bit/s")+" on average")
+	d.figure("Datagrams", comma(t.Datagrams), si(perSecond(t.Datagrams, d.SpanNS), "/s")+" mean")
+	d.figure("Payload", si(float64(t.Bytes), "B"), si(8*perSecond(t.Bytes, d.SpanNS), "bit/s")+" mean")
 	d.figure("Time", nanos(d.SpanNS), plural(uint64(len(s.Streams)), "stream"))
 	burst := t.Bursts[0]
 	exact := ""
@@ -333,7 +335,7 @@ func (b *recordingBuilder) figures(s *analysis.StatsResult, g *analysis.GapResul
 	}
 	d.figure("Fullest millisecond", comma(burst.Datagrams), si(float64(burst.Datagrams)*1000, "/s")+", "+si(float64(burst.Bytes)*8000, "bit/s")+exact)
 	d.figure("Longest pause", nanos(t.Longest), "between datagrams")
-	d.figure("Lost by the recorder", comma(s.Dropped), "told by the recording")
+	d.figure("Recorder lost", comma(s.Dropped), "as the recording says")
 	numbered := uint64(0)
 	for i := range g.Numberings {
 		if g.Numberings[i].Protocol != analysis.Unknown {

@@ -126,9 +126,9 @@ func replayDestination(r *replayer.DestinationReport, curves bool) ReplayDestina
 
 func (d *Document) replayFigures(r *replayer.Report) {
 	d.figure("Sent", comma(r.Datagrams), fmt.Sprintf("to %s", plural(uint64(len(r.Destinations)), "destination")))
-	d.figure("Payload", si(float64(r.Bytes), "B"), si(8*perSecond(r.Bytes, int64(r.Duration-r.Paused)), "bit/s")+" on average")
+	d.figure("Payload", si(float64(r.Bytes), "B"), si(8*perSecond(r.Bytes, int64(r.Duration-r.Paused)), "bit/s")+" mean")
 	d.figure("Time", nanos(int64(r.Duration)), "recorded in "+nanos(int64(r.Recorded)))
-	d.figure("Rate", si(r.RatePPS, "/s"), "on average")
+	d.figure("Rate", si(r.RatePPS, "/s"), "mean")
 	if l := r.Lateness; l.Count > 0 {
 		d.figure("Lateness", nanos(l.P50), "p99 "+nanos(l.P99)+", max "+nanos(l.Max))
 	} else {

@@ -11,6 +11,10 @@ import (
 	"castdeck/format"
 )
 
+// reportStreams are told apart, of which a page shows far fewer: with the analysis of gaps
+// beside them more would take more memory than other commands do.
+const reportStreams = 1 << 13
+
 type reportFlags struct {
 	analysed
 	numbering
@@ -81,7 +85,7 @@ func (f *reportFlags) run(cmd *cobra.Command, paths []string) error {
 			f.damage = append(f.damage, oneLine(text))
 		}
 	}
-	s, g := analysis.NewStats(analysis.StatsOptions{Timeline: true}), analysis.NewGaps(analysis.GapOptions(n))
+	s, g := analysis.NewStats(analysis.StatsOptions{Timeline: true, Streams: reportStreams}), analysis.NewGaps(analysis.GapOptions(n))
 	damaged, err := f.each(cmd, paths, func(b *format.Batch) error {
 		f.events = format.AppendLastEvents(f.events, b.Events...)
 		g.Add(b)

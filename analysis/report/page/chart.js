@@ -52,12 +52,16 @@ function valueRange(log, fromZero = true) {
   };
 }
 
-/** powersOfTen are the ticks of a logarithmic axis. */
-function powersOfTen(u, i, least, most) {
-  const list = [];
-  for (let p = Math.round(Math.log10(least)); p <= Math.log10(most) + 1e-9; p++) list.push(10 ** p);
-  return list;
-}
+/** powersOfTen is a logarithmic axis with ticks at powers of ten, all or every second and so on. */
+const powersOfTen = {
+  splits: (u, i, least, most) => {
+    const from = Math.round(Math.log10(least)), to = Math.round(Math.log10(most)), list = [];
+    const step = Math.ceil((to - from) * 20 / Math.max(u.bbox.height / devicePixelRatio, 1));
+    for (let p = from; p <= to; p += Math.max(step, 1)) list.push(10 ** p);
+    return list;
+  },
+  filter: (u, list) => list,
+};
 
 class Chart {
   constructor(parent, height, label) {
@@ -101,7 +105,7 @@ class TimeChart extends Chart {
       scales: { x: { time: false, range: () => [view.from / 1e9, view.to / 1e9] }, y: spec.scale ? spec.scale() : { distr: spec.log ? 3 : 1, range: valueRange(spec.log, spec.fromZero) } },
       axes: [
         axis({ splits: (u, i, a, b) => this.times(u, a, b), values: (u, t) => this.labels(t), side: spec.timeOnTop ? 0 : 2, size: 34 }),
-        axis(spec.yAxis ? spec.yAxis() : { size: 78, values: (u, v) => spec.ticks && !spec.log ? spec.ticks(v) : v.map(spec.axis || spec.value), ...(spec.log ? { splits: powersOfTen } : {}) }),
+        axis(spec.yAxis ? spec.yAxis() : { size: 78, values: (u, v) => spec.ticks && !spec.log ? spec.ticks(v) : v.map(spec.axis || spec.value), ...(spec.log ? powersOfTen : {}) }),
       ],
       series: [{}, ...this.lines.map((l) => ({
         stroke: colour(l.key, l.faint ? "66" : ""), width: l.width || 1.3, fill: l.fill ? colour(l.key, l.fill) : undefined,
@@ -205,8 +209,11 @@ class CurveChart extends Chart {
     this.make({
       scales: { x: { time: false, range: () => [0, most] }, y: { distr: this.log ? 3 : 1, range: valueRange(this.log) } },
       axes: [
-        axis({ splits: (u) => nines.filter((n, i) => n <= most && (i !== 1 || u.bbox.width / devicePixelRatio * n / most > 44)), values: (u, v) => v.map((n) => n === 0 ? "min" : percent(n) + " %"), size: 34 }),
-        axis({ size: 78, values: (u, v) => this.log ? v.map(nanos) : nanosTicks(v), ...(this.log ? { splits: powersOfTen } : {}) }),
+        axis({ splits: (u) => { // as many as do not touch
+          let last = -1;
+          return nines.filter((n) => n <= most && (n === 0 || (n - last) * u.bbox.width / devicePixelRatio / most > 24 + 7 * Math.max(n, 2)) && ((last = n), true));
+        }, values: (u, v) => v.map((n) => n === 0 ? "min" : percent(n) + " %"), size: 34 }),
+        axis({ size: 78, values: (u, v) => this.log ? v.map(nanos) : nanosTicks(v), ...(this.log ? powersOfTen : {}) }),
       ],
       series: [{}, ...list.map((c, i) => ({ stroke: colour(c.key), width: i === 0 ? 2 : 1.3, points: { show: false }, spanGaps: true }))],
       cursor: { drag: { x: false, y: false }, points: { show: false }, y: false },

@@ -10,7 +10,7 @@ function comparisonPage(r) {
   const choice = new Choice(curves, curves.length > 1 ? 3 : 0);
   let redraw = () => {};
   if (cells.n > 0) {
-    view = new View(cells.from, cells.to, Math.min(20 * cells.width, cells.to - cells.from));
+    show(new View(cells.from, cells.to, Math.min(20 * cells.width, cells.to - cells.from)));
     body.append(bar(() => "cells of " + nanos(widthFor(view.to - view.from, 1200, cells.width)) + ", by the time of A"));
     latencyOverTime(r, cells);
     differences(r, cells);

@@ -1,9 +1,9 @@
 // Lanes: one for each stream, with marks where something is missing.
 
-/** laneChart shows lanes [{label, from, to, marks: [{from, to, count, key, text}]}] over time. */
+/** laneChart shows lanes [{label, name, from, to, marks: [{from, to, count, key, text}]}] over time. */
 function laneChart(parent, view, clock, lanes, what) {
   const LANE = 22, narrow = innerWidth < 700;
-  const size = () => Math.min(narrow ? 118 : 300, 24 + 6.3 * Math.max(...lanes.map((l) => l.label.length)));
+  const size = () => Math.min(narrow ? 136 : 300, 24 + 6.3 * Math.max(...lanes.map((l) => l.label.length)));
   const cut = (s) => { const n = Math.floor((size() - 20) / 6.3); return s.length > n ? s.slice(0, n / 2 - 1) + "…" + s.slice(-n / 2) : s; };
   const near = (u) => {
     const lane = lanes[Math.floor(u.posToVal(u.cursor.top, "y"))];
@@ -46,7 +46,7 @@ function laneChart(parent, view, clock, lanes, what) {
       const used = new Set(lanes.flatMap((l) => l.marks.map((m) => m.key)));
       const items = [["lost", "missing"], ["noted", "lost by the recorder"], ["event", "event"]].filter(([k]) => used.has(k)).map(([k, n]) => [k, n]);
       if (!lane) return [items.length ? items : [["lane", "nothing is missing"]], null];
-      return [mark ? [[mark.key, mark.text]] : items, lane.label + (mark ? ", " + clock.text(mark.from, 1e3) : "")];
+      return [mark ? [[mark.key, mark.text]] : items, (lane.name || lane.label) + (mark ? ", " + clock.text(mark.from, 1e3) : "")];
     },
   });
   chart.box.classList.add("tall");

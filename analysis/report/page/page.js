@@ -14,18 +14,26 @@ function bar(resolution, ...tools) {
   const box = el("div", { class: "bar" }, ...tools,
     el("span", { class: "seg" }, button("−", "Zoom out (-)", () => view.zoom(2)), button("+", "Zoom in (+)", () => view.zoom(0.5)), back, reset), range, res);
   const show = () => {
-    const length = view.to - view.from, step = Math.max(1, 10 ** Math.floor(Math.log10(length / 1e3)));
+    const length = view.to - view.from, step = Math.max(1, 1000 ** Math.floor(Math.log10(length / 1e2) / 3));
     range.textContent = clock.text(view.from, step, true) + " to " + clock.text(view.to, step) + ", " + nanos(length);
     res.textContent = resolution();
     reset.disabled = view.whole; back.disabled = view.before.length === 0;
     document.body.dataset.from = Math.round(view.from); document.body.dataset.to = Math.round(view.to);
   };
   view.watch(show);
+  view.watch(() => history.replaceState(null, "", view.whole ? location.pathname : "#" + Math.round(view.from) + "," + Math.round(view.to)));
   show();
   document.addEventListener("keydown", (e) => {
     if (e.target === document.body && view.key(e)) e.preventDefault();
   });
   return box;
+}
+
+/** show begins with a view: of everything, or of the stretch that the address names as #FROM,TO in ns. */
+function show(v) {
+  view = v;
+  const [from, to] = location.hash.slice(1).split(",").map(Number);
+  if (to > from) view.set(from, to);
 }
 
 const HINT = "Drag to zoom, double click for all. Wheel with Ctrl, or after a click; keys + - ← → 0.";

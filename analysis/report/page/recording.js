@@ -8,7 +8,7 @@ function recordingPage(r) {
   const seconds = r.seconds.map((s) => ({ from: s.from_ns, datagrams: s.datagrams, bytes: s.bytes }));
   if (r.datagrams > 0) {
     const finest = seconds.length ? Math.min(1e6, cells.width) : cells.width;
-    view = new View(cells.from, cells.to, Math.min(20 * finest, cells.to - cells.from));
+    show(new View(cells.from, cells.to, Math.min(20 * finest, cells.to - cells.from)));
     timeCharts(r, cells, seconds);
   } else {
     body.append(el("section", { class: "card" }, el("p", { class: "empty" }, "There is not a single datagram in what was read.")));
@@ -102,16 +102,29 @@ function timeCharts(r, cells, seconds) {
 /** bursts: the fullest windows over time, and in a table. */
 function bursts(r, cells, seconds, charts, bits, unit) {
   const scale = segments("Scale", ["log", "linear"], (i) => { spec.log = i === 0; chart.build(); });
-  const box = card("Bursts", "The fullest 1, 10 and 100 ms that ended in each cell, wherever they began. No zoom hides one.", scale);
+  const box = card("Bursts", "The fullest 1, 10 and 100 ms that ended in each cell, wherever they began; where it is shown by the millisecond, whole ones.", scale);
   body.append(box);
   const names = r.windows_ns.map((ns) => "fullest " + nanos(ns)), keys = ["c3", "c1", "c2"];
   const width = [1.2, 1.3, 1.6];
+  // What came in windows of whole milliseconds that end with one of a second.
+  const wholeMilliseconds = (second, ms) => {
+    const field = bits() ? "bytes" : "datagrams", sums = second.sums ||= {};
+    if (!sums[field]) {
+      sums[field] = [0];
+      for (const n of second[field]) sums[field].push(sums[field][sums[field].length - 1] + n);
+    }
+    return r.windows_ns.map((ns) => (bits() ? 8 : 1) * (sums[field][ms + 1] - sums[field][Math.max(0, ms + 1 - ns / 1e6)]));
+  };
   const spec = {
     label: "The fullest 1, 10 and 100 ms over time, as rates", log: true, height: 240,
     lines: () => names.map((name, i) => ({ key: keys[i], name, width: width[i], fill: i === 2 ? "22" : undefined })),
     data: (a, b, points) => {
-      const columns = gather(cells, a, b, points, (i) => r.windows_ns.map((ns, w) => bits() ? 8 * cells.fields["b" + w][i] : cells.fields["p" + w][i]),
-        (x, y) => x.map((v, w) => Math.max(v, y[w])));
+      const width = widthFor(b - a, points, seconds.length ? Math.min(1e6, cells.width) : cells.width), list = new Columns(width, cells.from);
+      pieces(cells, width < cells.width ? seconds : [], a, b, (t0, t1, i, second, ms) => {
+        const v = second ? wholeMilliseconds(second, ms) : r.windows_ns.map((ns, w) => bits() ? 8 * cells.fields["b" + w][i] : cells.fields["p" + w][i]);
+        list.piece(t0, t1, (c) => { c.v = v; }, (c) => { c.v = c.v.map((x, w) => Math.max(x, v[w])); });
+      });
+      const columns = list.list;
       return steps(columns, ...r.windows_ns.map((ns, w) => (c) => c.v[w] > 0 || !spec.log ? c.v[w] / ns * 1e9 : null));
     },
     value: (v) => si(v, unit()), axis: (v) => si(v, unit()),
@@ -144,8 +157,10 @@ function lanes(r) {
     list.push({ label: "events", from: view.full[0], to: view.full[1],
       marks: r.events.map((e) => ({ from: e.at_ns, to: e.at_ns, key: "event", text: e.kind + (e.interface ? " on " + e.interface : "") + ": " + e.text })) });
   }
+  const labels = new Map();
+  for (const l of r.lanes) labels.set(l.label, (labels.get(l.label) || 0) + 1);
   for (const l of r.lanes) {
-    list.push({ label: l.label, from: l.from_ns, to: l.to_ns, marks: l.marks.map(([from, to, count, noted, gaps]) => ({
+    list.push({ label: labels.get(l.label) > 1 ? l.label + " " + l.source : l.label, name: l.source + " > " + l.label, from: l.from_ns, to: l.to_ns, marks: l.marks.map(([from, to, count, noted, gaps]) => ({
       from, to, key: noted >= count && count > 0 ? "noted" : "lost",
       text: comma(count) + " missing" + (gaps > 1 ? " in " + comma(gaps) + " gaps" : "") + (noted ? ", of which " + comma(noted) + " lost by the recorder at most" : "") + ", within " + nanos(to - from),
     })) });
@@ -200,6 +215,7 @@ function streamTable(r, streams, choice, changed) {
     { name: "", cell: (s) => choice.box(s, streamName(s), s.rate, changed), left: true },
     { name: "Group", left: true, value: (s) => s.group }, { name: "Source", left: true, value: (s) => s.source }, { name: "Interface", left: true, value: (s) => s.interface },
     { name: "Datagrams", value: (s) => s.datagrams, text: (s) => comma(s.datagrams) },
+    { name: "Missing", value: (s) => s.missing, text: (s) => comma(s.missing), hot: (s) => s.missing > 0 },
     { name: "Payload", value: (s) => s.bytes, text: (s) => si(s.bytes, "B") },
     { name: "Rate", value: (s) => span(s) > 0 ? s.datagrams / span(s) : null, text: (s) => span(s) > 0 ? si(s.datagrams / span(s) * 1e9, "/s") : "-" },
     { name: "Bit rate", value: (s) => span(s) > 0 ? s.bytes / span(s) : null, text: (s) => span(s) > 0 ? si(8 * s.bytes / span(s) * 1e9, "bit/s") : "-" },
@@ -208,7 +224,6 @@ function streamTable(r, streams, choice, changed) {
     { name: "p99", value: (s) => s.interarrival_p99_ns, text: (s) => nanos(s.interarrival_p99_ns) },
     { name: "Longest", value: (s) => s.interarrival_max_ns, text: (s) => s.datagrams > 1 ? nanos(s.interarrival_max_ns) : "-" },
     { name: "Size", value: (s) => s.size_max, text: (s) => s.size_min === s.size_max ? comma(s.size_max) : comma(s.size_min) + " to " + comma(s.size_max) },
-    { name: "Missing", value: (s) => s.missing, text: (s) => comma(s.missing), hot: (s) => s.missing > 0 },
   ], r.streams, (s) => s.group + " " + s.source + " " + s.interface);
 }
 
