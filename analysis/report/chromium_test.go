@@ -272,6 +272,59 @@ func TestOtherKindsInChromium(t *testing.T) {
 	b.quiet()
 }
 
+// TestColumnsInChromium holds the script that makes columns of cells against sums: no
+// column overlaps another, together they hold what is in the stretch to the datagram, and
+// the fullest millisecond of a second that is there in full is never lowered.
+func TestColumnsInChromium(t *testing.T) {
+	b := newBrowser(t)
+	script, err := files.ReadFile("page/cells.js")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, width := range []int64{1e6, 20e6, 1e9, 10e9} {
+		problems := value[[]string](b, fmt.Sprintf(`(() => {
+			%s
+			const width = %d, problems = [];
+			let seed = 1;
+			const random = (n) => { seed = (seed * 48271) %% 2147483647; return seed %% n; };
+			for (let round = 0; round < 40; round++) {
+				const from = -random(5) * Math.max(width, 1e9), n = 200 + random(3000), cells = new Cells(from, width, { datagrams: Array(n).fill(0) }), d = cells.fields.datagrams;
+				for (let i = 0; i < n; i++) d[i] = random(50);
+				const seconds = [];
+				if (width > 1e6) for (let s = 0; s < 20; s++) {
+					const at = Math.floor(random(n) * width / 1e9) * 1e9 + from;
+					if (at + 1e9 > cells.to || seconds.some((x) => x.from === at)) continue;
+					const ms = Array.from({ length: 1000 }, () => random(9));
+					seconds.push({ from: at, datagrams: ms });
+				}
+				seconds.sort((x, y) => x.from - y.from);
+				for (const s of seconds) { // the cells hold them
+					for (let i = 0; i < n; i++) {
+						const c0 = Math.max(from + i * width, s.from), c1 = Math.min(from + (i + 1) * width, s.from + 1e9);
+						if (c1 > c0) d[i] = (width <= 1e9 ? 0 : d[i]) + s.datagrams.slice(Math.round((c0 - s.from) / 1e6), Math.round((c1 - s.from) / 1e6)).reduce((x, y) => x + y, 0);
+					}
+				}
+				const i = random(n), j = i + 1 + random(n - i), a = from + i * width, b = from + j * width; // whole cells
+				const want = d.slice(i, j).reduce((x, y) => x + y, 0), list = rateColumns(cells, seconds, "datagrams", a, b, 100 + random(1500));
+				const got = list.reduce((s, c) => s + c.n, 0);
+				if (Math.abs(got - want) > 1e-6 * Math.max(want, 1)) problems.push("round " + round + ": " + got + ", want " + want);
+				if (list.length && (list[0].t0 > a || list[list.length - 1].t1 < b)) problems.push("round " + round + ": not all of it");
+				for (let k = 1; k < list.length; k++) if (list[k].t0 < list[k - 1].t1) problems.push("round " + round + ": columns overlap");
+				for (const c of list) if (c.least > c.most || c.n / (c.t1 - c.t0) * 1e9 > c.most * 1.000001) problems.push("round " + round + ": a mean beyond the highest part");
+				if (seconds.length) {
+					const s = seconds[0], near = rateColumns(cells, seconds, "datagrams", s.from, s.from + 1e9, 1200);
+					const most = Math.max(...near.filter((c) => c.t0 >= s.from && c.t1 <= s.from + 1e9).map((c) => c.most));
+					if (width > 1e6 && most !== Math.max(...s.datagrams) * 1000) problems.push("round " + round + ": the fullest millisecond is " + most);
+				}
+			}
+			return problems.slice(0, 5);
+		})()`, script, width))
+		if len(problems) > 0 {
+			t.Errorf("cells of %d ns: %q", width, problems)
+		}
+	}
+}
+
 // TestPagesInChromium: pages of what is least, and of hostile names, are drawn without a
 // word; and so they are narrow and in the dark.
 func TestPagesInChromium(t *testing.T) {

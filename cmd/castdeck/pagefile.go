@@ -79,7 +79,8 @@ func (p *pageFile) write(d *report.Document) (size int64, err error) {
 		return 0, d.WriteHTML(p.stdout)
 	}
 	beside := filepath.Join(filepath.Dir(p.path), fmt.Sprintf(".%s.%d.tmp", filepath.Base(p.path), os.Getpid()))
-	f, err := os.OpenFile(beside, os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o644) // one of a process that was killed may be there
+	_ = os.Remove(beside)                                                 // of a process that was killed; whatever else it is, it is not followed
+	f, err := os.OpenFile(beside, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o644) // a page holds no payload
 	if err != nil {
 		return 0, explainCreate(p.path, err)
 	}

@@ -71,6 +71,42 @@ class Columns {
   }
 }
 
+/** rateColumns are columns of a field of all together, from the cells and, where that is finer, the seconds: n in each,
+    and the least and the highest rate in a second of a part of it, of a half or a fifth. Of a cell beside whose seconds
+    something is left, that is spread evenly. */
+function rateColumns(cells, seconds, field, a, b, points) {
+  const finest = seconds.length ? Math.min(1e6, cells.width) : cells.width, width = widthFor(b - a, points, finest);
+  const fine = new Columns(Math.max(finest, narrower(width)), cells.from), all = new Columns(width, cells.from), list = cells.fields[field];
+  const inSeconds = new Map(); // of a cell: what its seconds hold, and how long they are in it
+  const ofSeconds = (i) => {
+    if (!inSeconds.has(i)) {
+      const c0 = cells.from + i * cells.width, c1 = c0 + cells.width;
+      let n = 0, time = 0;
+      for (const s of seconds) {
+        const s0 = Math.max(s.from, c0), s1 = Math.min(s.from + 1e9, c1);
+        if (s1 <= s0) continue;
+        time += s1 - s0;
+        for (let ms = Math.round((s0 - s.from) / 1e6); ms < Math.round((s1 - s.from) / 1e6); ms++) n += s[field][ms];
+      }
+      inSeconds.set(i, [n, time]);
+    }
+    return inSeconds.get(i);
+  };
+  // Columns as wide as cells, or wider, have it all in these.
+  pieces(cells, width < cells.width ? seconds : [], a, b, (t0, t1, i, s, ms) => {
+    let n;
+    if (s) n = s[field][ms];
+    else if (t1 - t0 === cells.width) n = list[i];
+    else { const [m, time] = ofSeconds(i); n = Math.max(0, list[i] - m) * (t1 - t0) / (cells.width - time); }
+    fine.piece(t0, t1, (c) => { c.n = n; }, (c) => { c.n += n; });
+  });
+  for (const { t0, t1, n } of fine.list) {
+    const rate = n / (t1 - t0) * 1e9;
+    all.piece(t0, t1, (c) => { c.n = n; c.least = c.most = rate; }, (c) => { c.n += n; c.least = Math.min(c.least, rate); c.most = Math.max(c.most, rate); });
+  }
+  return all.list;
+}
+
 /** steps are the x values of columns for a stepped line: each where it begins, and the end
     of the last one; f gives the y values. A hole between columns is a break. */
 function steps(columns, ...f) {

@@ -24,40 +24,6 @@ function timeCharts(r, cells, seconds) {
   const lines = new Map(streams.map((s) => [s, new Cells(s.rate.from_ns, s.rate.width_ns, { datagrams: s.rate.datagrams, bytes: s.rate.bytes })]));
   const choice = new Choice(streams, streams.length > 1 ? 3 : 0), chosen = choice.of;
 
-  // Columns of all together, and the lowest and the highest rate of a part of each: of a half or a fifth.
-  const columns = (a, b, points) => {
-    const finest = seconds.length ? Math.min(1e6, cells.width) : cells.width;
-    const width = widthFor(b - a, points, finest), list = cells.fields[amount()];
-    const fine = new Columns(Math.max(finest, narrower(width)), cells.from), gathered = new Columns(width, cells.from);
-    const sums = new Map(); // of a cell, what its seconds hold
-    const inSeconds = (i) => {
-      if (!sums.has(i)) {
-        let n = 0, time = 0;
-        const c0 = cells.from + i * cells.width, c1 = c0 + cells.width;
-        for (const s of seconds) {
-          const s0 = Math.max(s.from, c0), s1 = Math.min(s.from + 1e9, c1);
-          if (s1 <= s0) continue;
-          time += s1 - s0;
-          for (let ms = Math.round((s0 - s.from) / 1e6); ms < Math.round((s1 - s.from) / 1e6); ms++) n += s[amount()][ms];
-        }
-        sums.set(i, [n, time]);
-      }
-      return sums.get(i);
-    };
-    const use = width < cells.width ? seconds : []; // wider columns have it all in their cells
-    pieces(cells, use, a, b, (t0, t1, i, s, ms) => {
-      let n;
-      if (s) n = s[amount()][ms];
-      else if (t1 - t0 === cells.width) n = list[i];
-      else { const [m, time] = inSeconds(i); n = Math.max(0, list[i] - m) * (t1 - t0) / (cells.width - time); }
-      fine.piece(t0, t1, (c) => { c.n = n; }, (c) => { c.n += n; });
-    });
-    for (const { t0, t1, n } of fine.list) {
-      const rate = factor() * n / (t1 - t0) * 1e9;
-      gathered.piece(t0, t1, (c) => { c.n = n; c.least = c.most = rate; }, (c) => { c.n += n; c.least = Math.min(c.least, rate); c.most = Math.max(c.most, rate); });
-    }
-    return gathered.list;
-  };
   const resolution = () => {
     const points = 1200, length = view.to - view.from;
     const width = widthFor(length, points, cells.width);
@@ -82,8 +48,8 @@ function timeCharts(r, cells, seconds) {
     ],
     bands: [{ series: [1, 2], key: "c0" }],
     data: (a, b, points) => {
-      const cols = columns(a, b, points);
-      return steps(cols, (c) => seen(c.most), (c) => seen(c.least), (c) => seen(factor() * c.n / (c.t1 - c.t0) * 1e9),
+      const cols = rateColumns(cells, seconds, amount(), a, b, points).map((c) => ({ ...c, n: factor() * c.n, least: factor() * c.least, most: factor() * c.most }));
+      return steps(cols, (c) => seen(c.most), (c) => seen(c.least), (c) => seen(c.n / (c.t1 - c.t0) * 1e9),
         ...[...chosen.keys()].map((s) => (c) => seen(factor() * lines.get(s).sum(amount(), c.t0, c.t1) / (c.t1 - c.t0) * 1e9)));
     },
     value: (v) => si(v, unit()), axis: (v) => si(v, unit()),
