@@ -12,6 +12,9 @@ const (
 	// silence is that of one whose end did not, and of a run that may make room for
 	// another.
 	quiet, silence = 300_000_000, 5_000_000_000
+	// stepBurst steps may begin at once, and stepRate a second: each costs memory for
+	// histograms, and a line.
+	stepBurst, stepRate = 64, 50
 )
 
 // Ignored counts datagrams that were received and not measured.
@@ -22,7 +25,8 @@ type Ignored struct {
 	Stale uint64
 	// Implausible say of themselves what cannot be: a stream or number beyond the bounds.
 	Implausible uint64
-	// Crowded came while as many other runs were measured as can be at once.
+	// Crowded came while as many other runs were measured as can be at once, or of a
+	// sender that begins more steps a second than can be.
 	Crowded uint64
 }
 
@@ -37,14 +41,19 @@ type runKey struct {
 
 // run is one sender's run at the receiver.
 type run struct {
-	key   runKey
-	step  *step // nil before the first
-	heard int64 // when something came last, monotonic ns
-	since int64 // when the interval that goes on began, monotonic ns
-	wall  int64 // the same, ns since the epoch
-	over  bool  // the end of its last step came
-	calls map[uint16]bool
-	reply replyTo
+	key  runKey
+	step *step // nil before the first
+	// reported says that the step was: only its sender's questions are answered.
+	reported bool
+	// budget is how many steps may begin, as of filled (monotonic ns).
+	budget float64
+	filled int64
+	heard  int64 // when something came last, monotonic ns
+	since  int64 // when the interval that goes on began, monotonic ns
+	wall   int64 // the same, ns since the epoch
+	over   bool  // the end of its last step came
+	calls  map[uint16]bool
+	reply  replyTo
 }
 
 // answer is what a datagram asks its receiver to do.
@@ -96,11 +105,16 @@ func (d *desk) take(b []byte, h *header, src netip.AddrPort, wall, now int64) (r
 		ru.calls[h.stream] = true
 		return ru, nil, reportIt
 	}
-	if s := ru.step; s == nil || h.step > s.number {
+	switch s := ru.step; {
+	case s == nil || h.step > s.number:
+		if !ru.afford(now) {
+			d.ignored.Crowded++
+			return nil, nil, noAnswer
+		}
 		d.close(ru)
-		ru.step = newStep(h.step)
+		ru.step, ru.reported = newStep(h.step), false
 		ru.since, ru.wall = now, wall
-	} else if h.step < s.number {
+	case h.step < s.number, ru.reported && h.kind == kindData:
 		d.ignored.Stale++
 		return nil, nil, noAnswer
 	}
@@ -114,7 +128,12 @@ func (d *desk) take(b []byte, h *header, src netip.AddrPort, wall, now int64) (r
 			return nil, nil, noAnswer
 		}
 		s.finish(st, e, h.seq)
-		ru.over = h.flags&flagLast != 0
+		if h.flags&flagLast != 0 && !ru.over {
+			ru.over = true
+			if ru.reported {
+				d.finished++
+			}
+		}
 		return ru, st, reportIt
 	}
 	if !st.plausible(h.seq) {
@@ -126,6 +145,17 @@ func (d *desk) take(b []byte, h *header, src netip.AddrPort, wall, now int64) (r
 		a = echoIt
 	}
 	return ru, st, a
+}
+
+// afford says whether one more step may begin.
+func (ru *run) afford(now int64) bool {
+	ru.budget = min(ru.budget+float64(now-ru.filled)*stepRate/1e9, stepBurst)
+	ru.filled = now
+	if ru.budget < 1 {
+		return false
+	}
+	ru.budget--
+	return true
 }
 
 // find returns the run, made where it is new and there is room, which the one that has
@@ -148,7 +178,7 @@ func (d *desk) find(k runKey, now, wall int64) *run {
 			}
 			d.drop(oldest)
 		}
-		ru = &run{key: k, since: now, wall: wall, calls: map[uint16]bool{}}
+		ru = &run{key: k, since: now, wall: wall, budget: stepBurst, filled: now, calls: map[uint16]bool{}}
 		d.runs[k] = ru
 	}
 	d.recent = ru
@@ -164,18 +194,17 @@ func (d *desk) drop(ru *run) {
 	}
 }
 
-// close reports the step of a run, which is over.
+// close reports the step of a run, which is over, unless it was reported.
 func (d *desk) close(ru *run) {
-	if ru.step == nil {
+	if ru.step == nil || ru.reported {
 		return
 	}
+	ru.reported = true
 	if d.onStep != nil {
 		d.onStep(ru.arrived())
 	}
-	ru.step = nil
 	if ru.over {
 		d.finished++
-		ru.over = false
 	}
 }
 
@@ -190,7 +219,7 @@ func (ru *run) arrived() Arrived {
 func (d *desk) tick(now, wall, every int64) {
 	for _, ru := range d.runs {
 		idle := now - ru.heard
-		if ru.step != nil && now-ru.since >= every {
+		if ru.step != nil && !ru.reported && now-ru.since >= every {
 			i := ru.step.interval()
 			i.Source, i.Run, i.Start, i.Took = ru.key.source, ru.key.run, ru.wall, time.Duration(now-ru.since)
 			ru.since, ru.wall = now, wall
@@ -198,13 +227,12 @@ func (d *desk) tick(now, wall, every int64) {
 				d.onInterval(i)
 			}
 		}
-		// A step is kept for as long as its sender asks about it.
 		if ru.step != nil && (idle >= silence || idle >= quiet && ru.step.over()) {
-			over := ru.over
 			d.close(ru)
-			if over || idle >= silence {
-				d.drop(ru)
-			}
+		}
+		// A step is kept for as long as its sender may ask about it.
+		if idle >= silence || idle >= quiet && ru.over && ru.reported {
+			d.drop(ru)
 		}
 	}
 }

@@ -167,3 +167,51 @@ func TestSearch(t *testing.T) {
 		})
 	}
 }
+
+// TestAskedAgain: a step that was reported is answered for as long as its sender asks,
+// and is not taken for a new one; nor are datagrams that come late.
+func TestAskedAgain(t *testing.T) {
+	d := newDesk()
+	var steps []Arrived
+	d.onStep = func(a Arrived) { steps = append(steps, a) }
+	feed(d, 1, 1, 0, 0, 0, 10)
+	feedEnd(d, 1, 1, 0, 1, 2, 0)
+	d.tick(quiet+10, 0, 1e18)
+	if len(steps) != 1 || steps[0].Unique != 1 || steps[0].Lost != 1 {
+		t.Fatalf("%+v", steps)
+	}
+	b := make([]byte, endSize)
+	h := header{kind: kindEnd, flags: flagLast, run: 1, step: 1, seq: 2}
+	h.put(b)
+	(&end{streams: 1, size: 100}).put(b)
+	ru, st, a := d.take(b, &h, someone, 0, quiet+20)
+	if a != reportIt || st == nil || ru.step.at(0).counts().Unique != 1 {
+		t.Errorf("asked again: %v, %v", st, a)
+	}
+	feed(d, 1, 1, 0, 1, 0, quiet+30)
+	if d.ignored.Stale != 1 {
+		t.Errorf("%+v", d.ignored)
+	}
+	d.tick(3*quiet, 0, 1e18)
+	if len(steps) != 1 || d.finished != 1 || len(d.runs) != 0 {
+		t.Errorf("%d steps, %d runs finished, %d go on", len(steps), d.finished, len(d.runs))
+	}
+}
+
+// TestStepFlood: a sender that begins a step with every datagram makes no more work than
+// so many steps a second.
+func TestStepFlood(t *testing.T) {
+	d := newDesk()
+	n := 0
+	d.onStep = func(Arrived) { n++ }
+	for i := range int64(10_000) {
+		feed(d, 1, uint32(i+1), 0, 0, 0, 1+i*1000) // in 10 ms
+	}
+	if n > 2*stepBurst || d.ignored.Crowded < 9_000 {
+		t.Errorf("%d steps, %+v", n, d.ignored)
+	}
+	feed(d, 1, 20_000, 0, 0, 0, 1e9)
+	if d.recent.step.number != 20_000 {
+		t.Errorf("a step a second later was not taken: %d", d.recent.step.number)
+	}
+}

@@ -542,7 +542,6 @@ func (r *Receiver) close(sent *Sent) Arrived {
 			rate: sent.Step.Rate, took: int64(sent.Took), refused: sent.Refused, size: uint32(sent.Size), streams: uint16(len(sent.Streams)),
 		}, n)
 	}
-	a := ru.arrived()
-	ru.step = nil
-	return a
+	ru.reported = true
+	return ru.arrived()
 }

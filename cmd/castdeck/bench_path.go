@@ -133,7 +133,10 @@ func (f *benchPathFlags) run(ctx context.Context, args []string) error {
 		Interface: f.to, Groups: groups, Buffer: int(f.buffer.bytes), Echo: f.echo, Return: f.returnAddr, Silent: !f.echo, TTL: f.ttl.n,
 		Every: f.interval.Duration, OnInterval: f.received,
 	}, f.wait.Duration)
-	if err != nil {
+	switch {
+	case err != nil && ctx.Err() != nil:
+		return lossy // interrupted before anything was sent
+	case err != nil:
 		return explainProbeGuard(err)
 	}
 	j := f.here(groups)

@@ -99,6 +99,8 @@ func (f *benchSendFlags) run(ctx context.Context, cmd *cobra.Command, args []str
 		switch {
 		case errors.Is(err, probe.ErrNoReceiver):
 			return fmt.Errorf("%w within %s: is castdeck bench receive running there for all groups, do group and port agree, does the network forward them (TTL, IGMP), and may it answer this host (its --allow, a firewall)? --no-reply sends all the same", err, f.wait.Duration)
+		case ctx.Err() != nil:
+			return lossy // interrupted before anything was sent
 		case err != nil:
 			return err
 		}
