@@ -134,6 +134,17 @@ func TestCrowd(t *testing.T) {
 	}
 }
 
+// TestSearchRefused: a queue that is full is not taken for a loss.
+func TestSearchRefused(t *testing.T) {
+	f, err := Search(SearchOptions{}, func(rate float64) (Trial, error) {
+		r := min(rate, 5000)
+		return Trial{Rate: rate, Reached: r, Sent: uint64(r), Refused: rate > 5000}, nil
+	})
+	if err != nil || f.Limit != LimitQueue || f.Rate < 4900 || f.Rate > 5000 || f.TooHigh <= 5000 {
+		t.Errorf("%+v, %v", f, err)
+	}
+}
+
 func TestSearch(t *testing.T) {
 	for name, c := range map[string]struct {
 		path, receiver, sender float64 // limits in datagrams a second

@@ -360,6 +360,9 @@ func TestSearchPath(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if f.Limit == LimitSender {
+		t.Skipf("the machine is too busy: the sender reaches no more than %.0f a second", f.Rate)
+	}
 	// A rate above the policer's always loses, once the burst is spent; below it a machine that
 	// stands still and catches up may lose too.
 	if f.Limit != LimitPath || f.TooHigh == 0 || f.Rate >= 4000*1.2 || f.Rate >= f.TooHigh {

@@ -35,8 +35,10 @@ const (
 	LimitPath Limit = "path"
 	// LimitReceiver: above, the receiver's socket loses some, and the path nothing.
 	LimitReceiver Limit = "receiver"
-	// LimitSender: this sender gets no faster, or its interface takes no more.
+	// LimitSender: this sender gets no faster.
 	LimitSender Limit = "sender"
+	// LimitQueue: above, the queue of the sending interface refuses some.
+	LimitQueue Limit = "queue"
 	// LimitMost: SearchOptions.Most passed.
 	LimitMost Limit = "most"
 )
@@ -104,7 +106,7 @@ func Search(o SearchOptions, try func(rate float64) (Trial, error)) (f Found, er
 			f.TooHigh = rate
 			switch {
 			case t.Refused:
-				f.Limit = LimitSender
+				f.Limit = LimitQueue
 			case t.Lost-min(t.Drops, t.Lost) > most:
 				f.Limit = LimitPath
 			default:

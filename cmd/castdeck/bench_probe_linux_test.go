@@ -205,6 +205,9 @@ func TestBenchRamp(t *testing.T) {
 	var out, talk bytes.Buffer
 	code := run(context.Background(), []string{"bench", "path", "-i", tx, "--receive-interface", rx, "--pps", "500pps", "--ramp", "--accuracy", "30%", "--duration", "100ms", "--json"}, nil, &out, &talk)
 	e := decode[summaryJSON](t, jsonLines(t, out.Bytes())["summary"][0])
+	if len(e.Found) == 1 && e.Found[0].Limit == "sender" {
+		t.Skipf("the machine is too busy: %s", &out)
+	}
 	if len(e.Found) != 1 || e.Found[0].Limit != "path" || e.Found[0].RatePPS >= 3000*1.25 || e.Found[0].TooHighPPS <= e.Found[0].RatePPS {
 		t.Fatalf("%+v\n%s%s", e.Found, &out, &talk)
 	}

@@ -443,7 +443,7 @@ func (f *probeFlags) end(o *probeOutcome, i probe.Ignored) {
 	for _, r := range o.found {
 		what := map[probe.Limit]string{
 			probe.LimitPath: "above, the path loses some", probe.LimitReceiver: "above, the receiver's socket loses some (--buffer)",
-			probe.LimitSender: "this sender gets no faster", probe.LimitMost: "no higher rate was tried (--max-pps)",
+			probe.LimitSender: "this sender gets no faster", probe.LimitQueue: "above, the sending interface's queue refuses some", probe.LimitMost: "no higher rate was tried (--max-pps)",
 		}[r.Limit]
 		if r.Rate == 0 {
 			fmt.Fprintf(f.stdout, "%5d bytes: NO RATE without loss was found in %s, down to %s\n", r.size, plural(r.Trials, "trial"), pps(r.TooHigh))
