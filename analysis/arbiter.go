@@ -29,7 +29,7 @@ type ArbiterOptions struct {
 	// Datagrams without a number are told by their payload.
 	Numbers Numbers
 	// Window is how many datagrams, all streams together, wait for their copies: default
-	// 524,288, at most 2^24. It bounds the memory, about 140 bytes each.
+	// 130,000, at most 2^24. It bounds the memory, about 140 bytes each.
 	Window int
 	// Time is how much later than the first a copy may come, by the times of the inputs:
 	// default 500 ms, that of ST 2022-7 class C three times.
@@ -40,7 +40,7 @@ type ArbiterOptions struct {
 const MaxLines = 16
 
 const (
-	arbiterWindow = 1 << 19
+	arbiterWindow = 130_000 // below 2^17, so that the ring stays at that
 	arbiterWait   = 500 * time.Millisecond
 )
 

@@ -2,6 +2,7 @@ package format
 
 import (
 	"encoding/binary"
+	"hash/maphash"
 	"net/netip"
 )
 
@@ -18,7 +19,7 @@ type StreamEntry[T any] struct {
 	Value T
 }
 
-// StreamTable finds what is kept for a datagram's stream, hardly ever by a map. The
+// StreamTable finds what is kept for a datagram's stream, hardly ever by a hash. The
 // zero value is ready and holds MaxStreams.
 type StreamTable[T any] struct {
 	// Limit of streams, where it is not 0.
@@ -28,9 +29,12 @@ type StreamTable[T any] struct {
 	Room *int
 
 	entries []*StreamEntry[T]
-	byID    map[StreamID]*StreamEntry[T]
+	// slots are the entries by the hash of their stream: index + 1, or 0; a power of two of
+	// them, at most half full. A map would keep each StreamID, 72 bytes, once more.
+	slots []uint32
+	seed  maphash.Seed
 	// recent are the streams of the latest datagrams, each at a place that follows
-	// from its addresses, so that the map is hardly ever asked.
+	// from its addresses, so that the slots are hardly ever asked.
 	recent [256]*StreamEntry[T]
 }
 
@@ -42,8 +46,10 @@ func (t *StreamTable[T]) Find(d *Datagram) (s *StreamEntry[T], fresh bool) {
 		return s, false
 	}
 	id := StreamID{d.Src, d.Dst, d.Interface}
-	s = t.byID[id]
-	if s == nil {
+	slot := t.slot(id)
+	if slot >= 0 && t.slots[slot] != 0 {
+		s = t.entries[t.slots[slot]-1]
+	} else {
 		limit := t.Limit
 		if limit == 0 {
 			limit = MaxStreams
@@ -54,15 +60,39 @@ func (t *StreamTable[T]) Find(d *Datagram) (s *StreamEntry[T], fresh bool) {
 		if t.Room != nil {
 			*t.Room--
 		}
-		if t.byID == nil {
-			t.byID = make(map[StreamID]*StreamEntry[T])
-		}
 		s, fresh = &StreamEntry[T]{StreamID: id}, true
-		t.byID[id] = s
-		t.entries = append(t.entries, s)
+		if t.entries = append(t.entries, s); 2*len(t.entries) > len(t.slots) {
+			t.grow()
+		} else {
+			t.slots[slot] = uint32(len(t.entries))
+		}
 	}
 	t.recent[at] = s
 	return s, fresh
+}
+
+// slot is where id's entry is, or would be; -1 where there are none yet.
+func (t *StreamTable[T]) slot(id StreamID) int {
+	if len(t.slots) == 0 {
+		return -1
+	}
+	mask := len(t.slots) - 1
+	i := int(maphash.Comparable(t.seed, id)) & mask
+	for t.slots[i] != 0 && t.entries[t.slots[i]-1].StreamID != id {
+		i = (i + 1) & mask
+	}
+	return i
+}
+
+// grow makes twice as many slots and puts all entries, each of another stream, into them.
+func (t *StreamTable[T]) grow() {
+	if t.slots == nil {
+		t.seed = maphash.MakeSeed() // so that nobody can choose streams that meet
+	}
+	t.slots = make([]uint32, max(16, 2*len(t.slots)))
+	for i, e := range t.entries {
+		t.slots[t.slot(e.StreamID)] = uint32(i + 1)
+	}
 }
 
 // Entries are the streams in the order in which they appeared; the table's own.

@@ -291,8 +291,8 @@ func (f *probeFlags) step(l *probeLine, n int) {
 		f.arrivedRow(s.Size, s.Step.Rate, s.Datagrams, s.Reached, &all[i], len(l.arrived) > 0)
 	}
 	if r := s.RoundTrip; r.Count > 0 || s.Echoes > 0 {
-		fmt.Fprintf(f.stdout, "       round trip, program to program: min %s, p50 %s, p90 %s, p99 %s, p99.9 %s, max %s; %s of %s came back\n",
-			nanos(r.Min), nanos(r.P50), nanos(r.P90), nanos(r.P99), nanos(r.P999), nanos(r.Max), count(s.Echoes), count(s.Datagrams))
+		fmt.Fprintf(f.stdout, "       round trip, program to program: min %s, %s; %s of %s came back\n",
+			nanos(r.Min), latenessJSON{r.P50, r.P90, r.P99, r.P999, r.Max}, count(s.Echoes), count(s.Datagrams))
 		if w := s.Network; w.Count > 0 {
 			fmt.Fprintf(f.stdout, "       of these the network, kernel to kernel: min %s, p50 %s, p99 %s, max %s\n", nanos(w.Min), nanos(w.P50), nanos(w.P99), nanos(w.Max))
 		}

@@ -130,10 +130,11 @@ func (c *comparison) prepare(args []string) (err error) {
 	switch {
 	case c.json && c.csv:
 		return usagef("--json and --csv: choose one")
-	case c.align != "" && c.align != "min" && c.align != "median":
-		return usagef("--align %s: write min or median", c.align)
 	case c.window < 16 || c.window > 1<<24:
 		return usagef("--window %s is outside 16 to 16777216 datagrams", c.window.String())
+	}
+	if err := checkAlign(c.align); err != nil {
+		return err
 	}
 	if path, once := readOnce(args); once && c.align != "" {
 		return usagef("%s can be read only once and --align reads twice; save it to a file first", path)
@@ -191,29 +192,19 @@ func (c *comparison) read(ctx context.Context, args []string, clock *analysis.Cl
 	if len(c.mappings) > 0 {
 		o.Destination = c.mapped
 	}
-	var ins [2]*input
-	var sources [2]format.BatchReader
-	for i, path := range args {
-		in, err := openInput(path)
-		if err != nil {
-			return nil, false, err
+	ins, sources, err := openRecordings(ctx, args, &c.span, func(i int, src format.BatchReader) format.BatchReader {
+		if c.matcher == nil {
+			return src
 		}
-		defer in.Close()
-		src, err := c.span.cut(in)
-		if err != nil {
-			return nil, false, err
+		s := &sieve{src: src, only: c.matcher}
+		if i == 0 && len(c.mappings) > 0 {
+			s.mapped = c.mapped
 		}
-		if c.matcher != nil {
-			s := &sieve{src: src, only: c.matcher}
-			if i == 0 && len(c.mappings) > 0 {
-				s.mapped = c.mapped
-			}
-			src = s
-		}
-		ins[i], sources[i] = in, src
-	}
-	for _, in := range ins {
-		in.readAhead(ctx)
+		return s
+	})
+	defer closeAll(ins)
+	if err != nil {
+		return nil, false, err
 	}
 	if r, err = analysis.Compare(sources[0], sources[1], o); err != nil {
 		return nil, false, err
@@ -234,62 +225,9 @@ func (c *comparison) read(ctx context.Context, args []string, clock *analysis.Cl
 	return r, whole, nil
 }
 
-// tellDamage says what is wrong with an input that was read to its end; false where
-// something is.
-func tellDamage(w io.Writer, in *input, l *format.DamageLog) bool {
-	lines := damageLines(in, l)
-	for _, p := range lines {
-		fmt.Fprintf(w, "castdeck: %s\n", p)
-	}
-	return len(lines) == 0
-}
-
-// damageLines are what is wrong with an input that was read to its end.
-func damageLines(in *input, l *format.DamageLog) (lines []string) {
-	for _, p := range l.Problems() {
-		lines = append(lines, oneLine(in.path)+": "+oneLine(p))
-	}
-	unsealed := in.unsealed()
-	for _, p := range unsealed[:min(len(unsealed), 20)] {
-		lines = append(lines, oneLine(p)+": not sealed: still being written, or cut off")
-	}
-	return lines
-}
-
 // mapped is where in B to look for what A has for dst.
 func (c *comparison) mapped(dst netip.AddrPort) netip.AddrPort {
 	return replayer.MapDestination(c.mappings, dst)
-}
-
-// sieve passes on the datagrams that are for some groups, behind a mapping.
-type sieve struct {
-	src    format.BatchReader
-	only   *mcast.Matcher
-	mapped func(netip.AddrPort) netip.AddrPort // nil: as they are
-}
-
-func (s *sieve) ReadBatch(b *format.Batch) error {
-	for {
-		if err := s.src.ReadBatch(b); err != nil {
-			return err
-		}
-		n := 0
-		for i := range b.Datagrams {
-			d := &b.Datagrams[i]
-			dst := d.Dst
-			if s.mapped != nil && dst.IsValid() {
-				dst = s.mapped(dst)
-			}
-			if d.Flags&format.FlagNotUDP == 0 && s.only.Match(d.Src, dst) {
-				b.Datagrams[n] = *d
-				n++
-			}
-		}
-		b.Datagrams = b.Datagrams[:n]
-		if !b.Empty() {
-			return nil
-		}
-	}
 }
 
 // report makes the page, where one is asked for.
@@ -408,7 +346,7 @@ func (c *comparison) printJSON(r *analysis.Result, clock *analysis.Clock, beyond
 		}
 	}
 	if clock != nil {
-		j.Clock = &compareClock{clock.Start, clock.Offset, clock.Drift * 1e6, by, taken}
+		j.Clock = toClockJSON(clock, by, taken)
 	}
 	return printJSON(c.stdout, j)
 }
@@ -460,11 +398,7 @@ func (c *comparison) printText(args []string, r *analysis.Result, clock *analysi
 		fmt.Fprintf(w, "   %s not UDP, not compared\n", plural(r.NotCompared, "packet"))
 	}
 	if clock != nil {
-		drift := ""
-		if clock.Drift != 0 {
-			drift = fmt.Sprintf(" at first and drifts by %+.3f ppm", clock.Drift*1e6)
-		}
-		fmt.Fprintf(w, "   B's clock shows %s more%s (by %s): taken out\n", signedNanos(clock.Offset), drift, byWhat(c.align))
+		fmt.Fprintf(w, "   B's %s\n", clockText(clock, c.align))
 	} else if k, ok := r.Clock(true); ok && k.Drift != 0 {
 		fmt.Fprintf(w, "   B's times drift by %+.3f ppm; --align takes that out\n", k.Drift*1e6)
 	}
@@ -516,13 +450,6 @@ func (c *comparison) printText(args []string, r *analysis.Result, clock *analysi
 		_, err = fmt.Fprintf(w, "different within --tolerate %s\n", c.tolerate.text)
 	}
 	return err
-}
-
-func byWhat(align string) string {
-	if align == "median" {
-		return "the median of the differences"
-	}
-	return "the smallest differences"
 }
 
 // signedNanos is nanos of a time that may be negative.

@@ -331,7 +331,7 @@ func (c *converter) run(ctx context.Context) error {
 	}
 	err = endOf(err, out.Close())
 	if out.spool != nil {
-		err = c.endSpool(table, out, err)
+		err = c.endSpool(ctx, table, out, err)
 	}
 	stopReport()
 	if err != nil {
@@ -402,16 +402,21 @@ func (c *converter) options(in *input) segment.Options {
 	return o
 }
 
-// endSpool makes tables of what out has spooled, whatever error ended it, and counts them
-// as out's.
-func (c *converter) endSpool(k outputKind, out *splitter, err error) error {
+// endSpool makes tables of what out has spooled, and counts them as out's; not where
+// another cause ended it, but for an interruption.
+func (c *converter) endSpool(ctx context.Context, k outputKind, out *splitter, cause error) (err error) {
+	defer func() {
+		if rerr := out.spool.remove(); err == nil {
+			err = rerr
+		}
+		_ = os.Remove(c.out) // where nothing is in it
+	}()
+	if cause != nil && ctx.Err() == nil {
+		return fmt.Errorf("%w; nothing was written to %s", cause, c.out)
+	}
 	t, files, terr := c.writeTables(k, out.spool)
 	out.done, out.made = t, files
-	if err = cmp.Or(err, terr); err == nil {
-		return out.spool.remove()
-	}
-	_ = out.spool.remove()
-	return err
+	return cmp.Or(cause, terr)
 }
 
 // newTables for what is read next.
@@ -501,6 +506,9 @@ func (c *converter) copy(ctx context.Context, in *input, src format.BatchReader,
 		c.read.Add(uint64(len(b.Datagrams)))
 		done := c.sel.apply(b)
 		if err := c.reshape.apply(b); err != nil {
+			if c.parts.given() {
+				return damaged, err
+			}
 			return damaged, fmt.Errorf("%w; %s holds what came before", err, c.holder())
 		}
 		switch {

@@ -2,10 +2,12 @@ package main
 
 import (
 	"bufio"
+	"encoding/csv"
 	"encoding/json"
 	"fmt"
 	"io"
 	"math"
+	"strconv"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -75,8 +77,8 @@ type gapSummaryJSON struct {
 type gapsFlags struct {
 	analysed
 	numbering
-	json bool
-	most int
+	json, csv bool
+	most      int
 }
 
 func gapsCmd() *cobra.Command {
@@ -95,6 +97,7 @@ Protocols: ` + strings.Join(analysis.ProtocolNames(), " ") + `.
 		Example: `  castdeck gaps feed.pcapng.zst
   castdeck gaps --protocol rtp --only 239.1.1.1 feed.pcapng.zst
   castdeck gaps --seq 0:8:be --start +1m --end +2m /data/feed
+  castdeck gaps --csv /data/feed > gaps.csv
   castdeck gaps --json *.pcap | jq 'select(.missing > 0)'`,
 		Args: argsN(1, -1, "one or more captures"),
 		RunE: func(cmd *cobra.Command, args []string) error { return f.run(cmd, args) },
@@ -103,12 +106,16 @@ Protocols: ` + strings.Join(analysis.ProtocolNames(), " ") + `.
 	f.numbering.addFlags(flags, "auto", "the `PROTOCOL` of all streams; auto recognises that of each")
 	flags.IntVar(&f.most, "list", 10, "print the first `N` gaps of each stream")
 	flags.BoolVar(&f.json, "json", false, "print one JSON object per stream, and a summary")
+	flags.BoolVar(&f.csv, "csv", false, "print a line of CSV per stream, then one of all")
 	f.analysed.addFlags(cmd)
 	return cmd
 }
 
 // options are what the flags say.
 func (f *gapsFlags) options(cmd *cobra.Command) (o analysis.GapOptions, err error) {
+	if f.json && f.csv {
+		return o, usagef("--json and --csv: choose one")
+	}
 	if f.most < 0 {
 		return o, usagef("--list %d: write 0 or more", f.most)
 	}
@@ -166,9 +173,12 @@ func (f *gapsFlags) run(cmd *cobra.Command, paths []string) error {
 	}
 	r := g.Finish()
 	w := bufio.NewWriterSize(cmd.OutOrStdout(), 64<<10)
-	if f.json {
+	switch {
+	case f.json:
 		err = f.printJSON(w, r)
-	} else {
+	case f.csv:
+		err = f.printCSV(w, r)
+	default:
 		err = f.print(w, r)
 	}
 	if err == nil {
@@ -214,6 +224,28 @@ func (f *gapsFlags) printJSON(w io.Writer, r *analysis.GapResult) error {
 		Event: "summary", gapCountsJSON: toGapCounts(&r.Total), Datagrams: r.Datagrams, Dropped: r.Dropped,
 		Unknown: r.Unknown, Plain: r.Plain, Odd: r.Odd, Uncounted: r.Uncounted, NotUDP: f.notUDP,
 	})
+}
+
+// printCSV prints a line of each numbering, and one of all, whose source is total.
+func (f *gapsFlags) printCSV(w io.Writer, r *analysis.GapResult) error {
+	out := csv.NewWriter(w)
+	_ = out.Write(strings.Split("source,source_port,group,port,interface,protocol,confidence,channel,first_seq,last_seq,datagrams,"+
+		"received,missing,duplicates,reordered,resets,wraps,strays,lost_in_recording,gap_count,ended", ","))
+	number := func(n uint64) string { return strconv.FormatUint(n, 10) }
+	counts := func(c *analysis.Counts) []string {
+		return []string{number(c.Received), number(c.Missing), number(c.Duplicates), number(c.Reordered), number(c.Resets),
+			number(c.Wraps), number(c.Strays), number(c.Noted), number(c.Ranges)}
+	}
+	for i := range r.Numberings {
+		n := &r.Numberings[i]
+		row := append(strings.Split(csvStream(&n.StreamID), ","), spreadsheetSafe(interfaceName(f.interfaces, n.Interface)), n.Protocol.String(),
+			strconv.FormatFloat(n.Confidence, 'f', 4, 64), spreadsheetSafe(oneLine(n.Channel)), number(n.First), number(n.Last), number(n.Datagrams))
+		_ = out.Write(append(append(row, counts(&n.Counts)...), strconv.FormatBool(n.Ended)))
+	}
+	row := append([]string{"total"}, make([]string, 9)...)
+	_ = out.Write(append(append(append(row, number(r.Datagrams)), counts(&r.Total)...), ""))
+	out.Flush()
+	return out.Error()
 }
 
 func (f *gapsFlags) print(w io.Writer, r *analysis.GapResult) error {

@@ -132,6 +132,10 @@ var hostileCommands = []struct{ name, args string }{
 	{"gaps", "gaps --json IN"},
 	{"stats", "stats --json --bucket 1ms IN"},
 	{"report", "report --json IN -o OUT.html"},
+	{"compare", "compare --json IN SMALL"},
+	{"merge", "merge-lines IN SMALL -o OUT.pcapng.zst"},
+	{"parquet", "convert IN OUT.parquet"},
+	{"parts", "convert --partition date,group IN OUT"},
 }
 
 // hostileFile is one file of the table.
@@ -182,7 +186,7 @@ func TestHostileFiles(t *testing.T) {
 				continue
 			}
 			out := filepath.Join(dir, "out")
-			args := strings.Fields(strings.NewReplacer("IN", path, "OUT", out).Replace(c.args))
+			args := strings.Fields(strings.NewReplacer("IN", path, "OUT", out, "SMALL", small).Replace(c.args))
 			o := runProcess(t, nil, args...)
 			for again := 0; again < 2 && o.peak-idle > mostOverIdle && !o.killed; again++ {
 				// On a loaded machine the collector can come late; what is really held is held every time.
@@ -410,7 +414,10 @@ func TestSplitMemory(t *testing.T) {
 }
 
 func removeOutputs(out string) error {
-	for _, end := range []string{".pcapng.zst", ".pcap", ".html"} {
+	if err := os.RemoveAll(out); err != nil {
+		return err
+	}
+	for _, end := range []string{".pcapng.zst", ".pcap", ".html", ".parquet"} {
 		if err := os.Remove(out + end); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return err
 		}
@@ -614,7 +621,7 @@ func bombs() []hostileFile {
 	}
 	return []hostileFile{
 		{"bomb 4 GiB, zstd", zst(bomb(4 << 30)), "0------"},
-		{"bomb, zstd", zst(bomb(128 << 20)), "0000000"},
+		{"bomb, zstd", zst(bomb(128 << 20)), "0000000-----3000"},
 		{"bomb, gzip", gz(bomb(128 << 20)), "0--0---"},
 		{"bomb, lz4", lz(bomb(128 << 20)), "0--0---"},
 		{"zeros 4 GiB, RLE blocks", bytesOf(frame(0, 0x58), rle(4<<30>>17)), "1--1-1-"},
@@ -696,24 +703,30 @@ func floods() []hostileFile {
 		return f
 	}
 	record := func(f []byte) []byte { return pcapRecord(someTime, uint32(len(f)), f) }
+	numbered := func(i int) []byte {
+		f := packetOf(1, 8)
+		binary.BigEndian.PutUint64(f[len(f)-8:], uint64(i))
+		return f
+	}
 	long := bytes.Repeat([]byte("n"), 65000)
 	return []hostileFile{
 		{"interfaces", zst(repeated(ngSection(), flood, func(int) []byte { return ngInterface() })), "33-3-333-"},
 		{"interfaces, used", zst(repeated(ngSection(), flood/8, func(i int) []byte {
 			return append(ngInterface(ngOption(2, fmt.Appendf(nil, "<%d>", i))), ngPacket(uint32(i), micros, p)...)
-		})), "33-3-333333"},
+		})), "33-3-333333-3131"},
 		{"interfaces, long names", zst(repeated(ngSection(), 1000, func(int) []byte { return ngInterface(ngOption(2, long), ngOption(3, long)) })), "00-0-0-00--0"},
 		{"sections", zst(repeated(ngSection(), flood, func(int) []byte { return ngSection() })), "0--0-0-"},
 		{"sections with interfaces", zst(repeated(ngSection(), flood/8, func(int) []byte { return ngHead() })), "3--3-3-"},
-		{"streams", zst(repeated(pcapHead(), flood/3, func(i int) []byte { return record(packetOf(i, 0)) })), "00-0--000000"},
+		{"streams", zst(repeated(pcapHead(), flood/3, func(i int) []byte { return record(packetOf(i, 0)) })), "00-0--0000001100"},
+		{"payloads, all different", zst(repeated(pcapHead(), flood*2/3, func(i int) []byte { return record(numbered(i)) })), "0-----------3000"},
 		{"packets of 0 bytes", zst(repeated(pcapHead(), flood, func(int) []byte { return record(nil) })), "00-00--"},
 		{"fragments", zst(repeated(pcapHead(), flood/8, func(i int) []byte { return record(fragment(i, 0, 1400, true)) })), "0--0-00"},
 		{"fragments of 8 bytes", zst(repeated(pcapHead(), flood/2, func(i int) []byte { return record(fragment(i>>8, 8*(i&0xFF)*3, 0, true)) })), "0--0---"},
 		{"fragments that overlap", zst(repeated(pcapHead(), flood/8, func(i int) []byte { return record(fragment(i>>1, 8*(i&1), 100-92%16, true)) })), "0--0---"},
-		{"statistics", zst(repeated(ngHead(), flood/2, func(i int) []byte { return format.AppendISB(nil, format.InterfaceStats{Dropped: uint64(i)}) })), "0-00-0---303"},
+		{"statistics", zst(repeated(ngHead(), flood/2, func(i int) []byte { return format.AppendISB(nil, format.InterfaceStats{Dropped: uint64(i)}) })), "0-00-0---3033000"},
 		{"damage", zst(repeated(ngHead(), flood/100, func(i int) []byte {
 			return append(append(ngPacket(0, micros, p), bytes.Repeat([]byte{0xFF}, 8)...), ngPacket(0, micros, p)...)
-		})), "3-33-3-3-"},
+		})), "3-33-3-3----3333"},
 	}
 }
 

@@ -78,6 +78,10 @@ func process(args []string) int {
 // less than this of any file.
 const memoryLimit = 40 << 20
 
+// windowMemory is memoryLimit of the commands that keep a window, of the size that they
+// have by default.
+const windowMemory = 52 << 20
+
 func limitMemory() {
 	debug.SetMemoryLimit(memoryLimit)
 	// There is hardly any garbage: both limits cost up to 4 % of the processor time of
@@ -99,7 +103,12 @@ func boundMemory(args []string) {
 	case "info", "dump", "verify", "convert", "repair", "gaps", "stats", "report":
 		limitMemory()
 	case "compare", "merge-lines":
-		debug.SetGCPercent(50) // their window decides how much they hold
+		debug.SetGCPercent(50)
+		if !slices.ContainsFunc(rest, func(arg string) bool {
+			return strings.HasPrefix(arg, "--window") || strings.HasPrefix(arg, "--hold")
+		}) {
+			debug.SetMemoryLimit(windowMemory) // else that decides how much they hold
+		}
 	case "replay":
 		if slices.Contains(rest, "--dry-run") {
 			limitMemory()

@@ -28,6 +28,7 @@ type lineMerger struct {
 	numbering
 	compress string
 	force    bool
+	align    string
 	window   durationValue
 	hold     countValue
 	json     bool
@@ -38,6 +39,7 @@ type lineMerger struct {
 	matcher  *mcast.Matcher
 	mappings []replayer.Mapping
 	paired   map[paired]netip.AddrPort
+	clocks   []*analysis.Clock // by input: how they stand to the first one's; nil where they are left
 	by       analysis.Numbers
 	gaps     *analysis.Gaps
 	missing  map[netip.AddrPort]*uint64 // by destination, of streams with numbers
@@ -51,7 +53,7 @@ type paired struct {
 }
 
 func mergeLinesCmd() *cobra.Command {
-	m := &lineMerger{window: durationValue{500 * time.Millisecond, time.Microsecond, time.Minute}, hold: 1 << 19}
+	m := &lineMerger{window: durationValue{500 * time.Millisecond, time.Microsecond, time.Minute}, hold: 130_000}
 	cmd := &cobra.Command{
 		Use:   "merge-lines A [B...] -o OUT",
 		Short: "One recording without gaps from redundant lines",
@@ -68,7 +70,10 @@ their payloads agree in the first 131,072 datagrams, or as --pair and --map say.
 OUT has the groups and sources of the first line.
 
 A copy is a datagram of another line with the same payload, at most --window later
-by the times of the recordings: the hosts' clocks must agree to that. A payload that
+by the times of the recordings: the hosts' clocks must agree to that, or --align takes
+out how they stand to the first recording's, as compare does (OUT then has the first
+recording's time; FIRST and BEHIND are as good as the alignment: with min the fastest
+datagrams of all lines took equally long). A payload that
 one line repeats is kept as often as that line had it. With --protocol or --seq
 a copy has the same sequence number, on any line; CHANGED counts those with other
 bytes, and what has no number goes by its payload.
@@ -81,6 +86,7 @@ named (see castdeck gaps); - where there are no numbers. Memory is bounded: at m
 
 Exit code 3 when numbers are missing, or a recording is damaged.`,
 		Example: `  castdeck merge-lines line-a.pcapng.zst line-b.pcapng.zst -o feed.pcapng.zst
+  castdeck merge-lines --align host-a.pcapng.zst host-b.pcapng.zst -o feed.pcapng.zst
   castdeck merge-lines --pair 239.1.1.1:5000=239.2.1.1:5000 a.pcap b.pcap -o ab.pcap
   castdeck merge-lines both.pcap -o one.pcapng.zst
   castdeck merge-lines --json /data/a /data/b -o day.pcapng.zst | jq -c '.lines[]?'`,
@@ -104,6 +110,8 @@ Exit code 3 when numbers are missing, or a recording is damaged.`,
 	f.StringArrayVar(&m.maps, "map", nil, "what any recording has for OLD is in OUT for NEW: `OLD=NEW` (repeatable; first match)")
 	m.addFlags(f, "auto", "copies have the same number of this `PROTOCOL`; auto: the same payload, and gaps are looked for in what is recognised")
 	f.StringVar(&m.compress, "compress", "", "`zstd|gzip|none`; default by OUT's name")
+	f.StringVar(&m.align, "align", "", "take out how the clocks of the recordings differ: `min|median` of the differences")
+	f.Lookup("align").NoOptDefVal = "min"
 	f.Var(&m.window, "window", "how much later than the first a copy may come")
 	f.Var(&m.hold, "hold", "datagrams that wait for their copies, 16 to 16777216")
 	f.BoolVar(&m.json, "json", false, "print the report as JSON: one object per stream, then one of all")
@@ -143,6 +151,9 @@ func (m *lineMerger) prepare(args []string) (k outputKind, err error) {
 		}
 		m.mappings = append(m.mappings, p)
 	}
+	if err := checkAlign(m.align); err != nil {
+		return k, err
+	}
 	if m.hold < 16 || m.hold > 1<<24 {
 		return k, usagef("--hold %s is outside 16 to 16777216 datagrams", m.hold.String())
 	}
@@ -169,6 +180,11 @@ func (m *lineMerger) run(ctx context.Context, args []string) error {
 	names, err := m.findLines(ctx)
 	if err != nil {
 		return err
+	}
+	if m.align != "" {
+		if err := m.alignClocks(ctx); err != nil {
+			return err
+		}
 	}
 	ins, readers, err := m.open(ctx)
 	defer closeAll(ins)
@@ -210,33 +226,43 @@ func (m *lineMerger) run(ctx context.Context, args []string) error {
 	return nil
 }
 
-// open opens all recordings, cut to what was asked for.
+// open opens all recordings, cut to what was asked for, by the first one's clock.
 func (m *lineMerger) open(ctx context.Context) (ins []*input, readers []format.BatchReader, err error) {
-	for i, path := range m.paths {
-		in, err := openInput(path)
-		if err != nil {
-			return ins, nil, err
-		}
-		ins = append(ins, in)
-		src, err := m.span.cut(in)
-		if err != nil {
-			return ins, nil, err
-		}
+	return openRecordings(ctx, m.paths, &m.span, func(i int, src format.BatchReader) format.BatchReader {
 		if m.matcher != nil {
 			src = &sieve{src: src, only: m.matcher, mapped: func(dst netip.AddrPort) netip.AddrPort { return m.destination(i, dst) }}
 		}
-		readers = append(readers, src)
-	}
-	for _, in := range ins {
-		in.readAhead(ctx)
-	}
-	return ins, readers, nil
+		if m.clocks != nil && m.clocks[i] != nil {
+			src = &aligned{src, m.clocks[i]}
+		}
+		return src
+	})
 }
 
-func closeAll(ins []*input) {
-	for _, in := range ins {
-		in.Close()
+// alignClocks finds how the clock of each recording stands to the first one's.
+func (m *lineMerger) alignClocks(ctx context.Context) error {
+	clocks := make([]*analysis.Clock, len(m.paths))
+	for i := 1; i < len(m.paths); i++ {
+		pair := []int{0, i}
+		ins, readers, err := openRecordings(ctx, []string{m.paths[0], m.paths[i]}, &m.span, func(k int, src format.BatchReader) format.BatchReader {
+			return &renamed{src, func(dst netip.AddrPort) netip.AddrPort { return m.destination(pair[k], dst) }}
+		})
+		var r *analysis.Result
+		if err == nil {
+			r, err = analysis.Compare(readers[0], readers[1], analysis.CompareOptions{AnySource: true, Numbers: m.by})
+		}
+		closeAll(ins)
+		if err != nil {
+			return err
+		}
+		if k, ok := r.Clock(m.align == "median"); ok {
+			clocks[i] = &k
+		} else {
+			fmt.Fprintf(m.stderr, "castdeck: %s has nothing in common with %s: its clock is left as it is\n", oneLine(m.paths[i]), oneLine(m.paths[0]))
+		}
 	}
+	m.clocks = clocks
+	return nil
 }
 
 // findLines pairs streams, unless that was said, and finds the sources that OUT names.
@@ -336,6 +362,7 @@ type lineJSON struct {
 	Twice     uint64        `json:"duplicates"`
 	Changed   uint64        `json:"changed"`
 	Behind    *latenessJSON `json:"behind_ns"`
+	Clock     *compareClock `json:"clock,omitempty"` // of the summary
 }
 
 func (m *lineMerger) toLine(l *analysis.Line) lineJSON {
@@ -393,7 +420,11 @@ func (m *lineMerger) reportJSON(r *analysis.MergeResult, size int64) error {
 		j.Missing = &m.total.Total.Missing
 	}
 	for _, l := range m.totals(r) {
-		j.Lines = append(j.Lines, m.toLine(&l))
+		line := m.toLine(&l)
+		if m.clocks != nil && m.clocks[l.Input] != nil {
+			line.Clock = toClockJSON(m.clocks[l.Input], m.align, true)
+		}
+		j.Lines = append(j.Lines, line)
 	}
 	return printJSON(m.stdout, j)
 }
@@ -403,6 +434,11 @@ func (m *lineMerger) reportText(r *analysis.MergeResult, bytes int64) error {
 	fmt.Fprintf(w, "%s: %s of %s in %s\n", oneLine(m.out), plural(r.Datagrams, "datagram"), plural(len(r.Streams), "stream"), size(bytes))
 	if r.NotUDP > 0 {
 		fmt.Fprintf(w, "  %s not UDP left out\n", plural(r.NotUDP, "packet"))
+	}
+	for i, c := range m.clocks {
+		if c != nil {
+			fmt.Fprintf(w, "  %s: %s\n", oneLine(m.paths[i]), clockText(c, m.align))
+		}
 	}
 	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
 	fmt.Fprintln(tw, "  GROUP\tMISSING\tLINE\tIN\tDATAGRAMS\tLOST\tFIRST\tTWICE\tCHANGED\tBEHIND p50\tp99\tp99.9\tmax\t")

@@ -109,6 +109,11 @@ type latenessJSON struct {
 	Max  int64 `json:"max"`
 }
 
+// String is what people read of it.
+func (l latenessJSON) String() string {
+	return fmt.Sprintf("p50 %s, p90 %s, p99 %s, p99.9 %s, max %s", nanos(l.P50), nanos(l.P90), nanos(l.P99), nanos(l.P999), nanos(l.Max))
+}
+
 func (f *replayFlags) summary(path string, r replayer.Report, sealed, interrupted bool) error {
 	l, e := r.Lateness, r.IntervalError
 	if f.json {
@@ -137,10 +142,10 @@ func (f *replayFlags) summary(path string, r replayer.Report, sealed, interrupte
 		say("%s", via)
 	}
 	if l.Count > 0 {
-		say("lateness p50 %s, p90 %s, p99 %s, p99.9 %s, max %s", nanos(l.P50), nanos(l.P90), nanos(l.P99), nanos(l.P999), nanos(l.Max))
+		say("lateness %s", latenessJSON{l.P50, l.P90, l.P99, l.P999, l.Max})
 	}
 	if e.Count > 0 {
-		say("interval error p50 %s, p90 %s, p99 %s, p99.9 %s, max %s", nanos(e.P50), nanos(e.P90), nanos(e.P99), nanos(e.P999), nanos(e.Max))
+		say("interval error %s", latenessJSON{e.P50, e.P90, e.P99, e.P999, e.Max})
 	}
 	if f.tooLate(r) {
 		say("LATER than --max-lateness %s: %s", f.worst.Duration, nanos(l.Max))

@@ -365,8 +365,9 @@ func (f *statsFlags) printTable(r *analysis.StatsResult) error {
 		fmt.Fprintf(f.w, "  %6s  %18s  %12s  %14s  from %s\n", plainDuration(w), plural(b.Datagrams, "datagram"), rate(b.Datagrams, w), bitrate(b.Bytes, w), stamp(b.Start))
 	}
 	if h := t.Arrivals; h.TotalCount() > 0 {
-		fmt.Fprintf(f.w, "\ntimes between datagrams: p50 %s, p90 %s, p99 %s, p99.9 %s, max %s\n",
-			nanos(h.ValueAtQuantile(50)), nanos(h.ValueAtQuantile(90)), nanos(h.ValueAtQuantile(99)), nanos(h.ValueAtQuantile(99.9)), nanos(t.Longest))
+		between := *latenessOf(h)
+		between.Max = t.Longest // exactly
+		fmt.Fprintf(f.w, "\ntimes between datagrams: %s\n", between)
 		for _, c := range decades(h) {
 			fmt.Fprintf(f.w, "  %9s to %9s  %s\n", nanos(c.From), nanos(c.To+1), partBar(c.Datagrams, t.Datagrams))
 		}

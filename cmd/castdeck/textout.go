@@ -148,14 +148,20 @@ func quoteField(kind textFormat, s string) []byte {
 		q, _ := json.Marshal(s) // of a string it cannot fail
 		return q
 	}
-	if s != "" && strings.ContainsRune("=+-@", rune(s[0])) {
-		s = "'" + s // or a spreadsheet takes it for a formula
-	}
+	s = spreadsheetSafe(s)
 	var b bytes.Buffer
 	w := csv.NewWriter(&b)
 	_ = w.Write([]string{s}) // into memory, and flushed below: it cannot fail
 	w.Flush()
 	return []byte(strings.TrimSuffix(b.String(), "\n"))
+}
+
+// spreadsheetSafe is text that no spreadsheet takes for a formula.
+func spreadsheetSafe(s string) string {
+	if s != "" && strings.ContainsRune("=+-@", rune(s[0])) {
+		return "'" + s
+	}
+	return s
 }
 
 // appendNDJSON appends the line that dump --json prints for d. A test holds the two
