@@ -104,27 +104,38 @@ func Record(ctx context.Context, o RecordOptions) ([]RecordRun, error) {
 	}
 	defer remove()
 	var runs []RecordRun
+	round := func(groups, size int, rate float64) error {
+		for _, t := range tools {
+			if t.one && groups > 1 {
+				continue
+			}
+			if err := ctx.Err(); err != nil {
+				return err
+			}
+			r := RecordRun{Tool: t.name, Rate: rate, Size: size, Groups: groups}
+			j := recordJob{iface: stageRx, path: filepath.Join(dir, t.file), groups: groups, size: size, buffer: o.Buffer}
+			r.Err = t.run(ctx, o, j, &r)
+			for _, left := range []string{j.path, multicatTimes(j.path, size)} {
+				os.Remove(left)
+			}
+			runs = append(runs, r)
+			if o.Each != nil {
+				o.Each(r)
+			}
+		}
+		return nil
+	}
 	for _, groups := range o.Groups {
+		for range o.Repeat {
+			if err := round(groups, o.Sizes[0], 0); err != nil {
+				return runs, err
+			}
+		}
 		for _, size := range o.Sizes {
 			for _, rate := range o.Rates {
 				for range o.Repeat {
-					for _, t := range tools {
-						if t.one && groups > 1 {
-							continue
-						}
-						if err := ctx.Err(); err != nil {
-							return runs, err
-						}
-						r := RecordRun{Tool: t.name, Rate: rate, Size: size, Groups: groups}
-						j := recordJob{iface: stageRx, path: filepath.Join(dir, t.file), groups: groups, size: size, buffer: o.Buffer}
-						r.Err = t.run(ctx, o, j, &r)
-						for _, left := range []string{j.path, multicatTimes(j.path, size)} {
-							os.Remove(left)
-						}
-						runs = append(runs, r)
-						if o.Each != nil {
-							o.Each(r)
-						}
+					if err := round(groups, size, rate); err != nil {
+						return runs, err
 					}
 				}
 			}
@@ -135,9 +146,12 @@ func Record(ctx context.Context, o RecordOptions) ([]RecordRun, error) {
 
 // run starts the recorder, sends, ends it, and counts what it recorded.
 func (t recorderTool) run(ctx context.Context, o RecordOptions, j recordJob, r *RecordRun) error {
-	src, err := newTraffic(groupsOf(j.groups), j.size, r.Rate, int(r.Rate*o.Duration.Seconds()))
-	if err != nil {
-		return err
+	var src *traffic
+	if r.Rate > 0 {
+		var err error
+		if src, err = newTraffic(groupsOf(j.groups), j.size, r.Rate, int(r.Rate*o.Duration.Seconds())); err != nil {
+			return err
+		}
 	}
 	rep, err := replayer.New(replayer.Options{Interface: stageTx})
 	if err != nil {
@@ -176,11 +190,13 @@ func (t recorderTool) run(ctx context.Context, o RecordOptions, j recordJob, r *
 		}
 	}
 	time.Sleep(300 * time.Millisecond) // for options that are set behind that
-	sent, err := rep.Run(ctx, src)
-	if err != nil {
-		return fail(err)
+	if r.Rate > 0 {
+		sent, err := rep.Run(ctx, src)
+		if err != nil {
+			return fail(err)
+		}
+		r.Sent, r.SentRate = sent.Datagrams, sent.RatePPS
 	}
-	r.Sent, r.SentRate = sent.Datagrams, sent.RatePPS
 	time.Sleep(o.Settle)
 	r.MaxRSS = residentPeak(cmd.Process.Pid)
 	cmd.Process.Signal(syscall.SIGINT)
@@ -196,6 +212,9 @@ func (t recorderTool) run(ctx context.Context, o RecordOptions, j recordJob, r *
 	// An exit code that is not 0 may tell of losses, and some tools end by the signal:
 	// the file tells what is in it.
 	r.CPU = cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime()
+	if r.Rate == 0 {
+		return nil // not every tool makes a file for nothing
+	}
 	st, err := os.Stat(j.path)
 	if err != nil {
 		return fmt.Errorf("%w: %s", err, said(talk.String()))

@@ -28,7 +28,7 @@ type RecordOptions struct {
 	// Repeat is how often each is run, default 3: the tools take turns, so that what
 	// else the machine does meets all of them.
 	Repeat int
-	// Duration of the traffic of one run, default 2 s.
+	// Duration of the traffic of one run, default 5 s.
 	Duration time.Duration
 	// Settle is how long a tool may take to fetch what is still in its buffers before
 	// it is asked to end, default 1.2 s: tcpdump and dumpcap look for that once a
@@ -57,7 +57,7 @@ func (o RecordOptions) withDefaults() RecordOptions {
 		o.Repeat = 3
 	}
 	if o.Duration <= 0 {
-		o.Duration = 2 * time.Second
+		o.Duration = 5 * time.Second
 	}
 	if o.Settle <= 0 {
 		o.Settle = 1200 * time.Millisecond
@@ -72,7 +72,9 @@ func (o RecordOptions) withDefaults() RecordOptions {
 type RecordRun struct {
 	Tool    string
 	Command []string // as it was started
-	// What was asked for: datagrams a second, bytes of payload, groups.
+	// What was asked for: datagrams a second, bytes of payload, groups. With a rate of 0
+	// nothing was sent, and CPU is what the tool takes to start, to wait for Settle and to
+	// end: each tool has Repeat such runs for each number of groups.
 	Rate   float64
 	Size   int
 	Groups int
@@ -97,9 +99,12 @@ func (r RecordRun) Lost() float64 {
 }
 
 // CPUPerDatagram is the recorder's processor time for each datagram in its file, in
-// ns.
+// ns; 0 where there is none.
 func (r RecordRun) CPUPerDatagram() float64 {
-	return float64(r.CPU.Nanoseconds()) / float64(max(r.Recorded, 1))
+	if r.Recorded == 0 {
+		return 0
+	}
+	return float64(r.CPU.Nanoseconds()) / float64(r.Recorded)
 }
 
 // Case is what runs have in common that can be compared.
@@ -115,6 +120,9 @@ func (r RecordRun) Case() Case { return Case{r.Size, r.Groups, r.Rate} }
 type RecordRow struct {
 	Tool  string
 	Cells map[Case]RecordCell
+	// Start is the processor time of the runs in which nothing was sent, by the number of
+	// groups.
+	Start map[int]time.Duration
 }
 
 // RecordCell holds medians over the runs of one recorder and case.
@@ -134,7 +142,7 @@ func Table(runs []RecordRun) []RecordRow {
 	var rows []RecordRow
 	for _, r := range runs {
 		if !slices.ContainsFunc(rows, func(row RecordRow) bool { return row.Tool == r.Tool }) {
-			rows = append(rows, RecordRow{r.Tool, map[Case]RecordCell{}})
+			rows = append(rows, RecordRow{r.Tool, map[Case]RecordCell{}, map[int]time.Duration{}})
 		}
 	}
 	for i := range rows {
@@ -145,22 +153,29 @@ func Table(runs []RecordRun) []RecordRow {
 			}
 		}
 		for c, all := range byCase {
+			if c.Rate == 0 {
+				rows[i].Start[c.Groups] = time.Duration(medianOf(all, func(r RecordRun) float64 { return float64(r.CPU) }))
+				continue
+			}
 			rows[i].Cells[c] = cell(all)
 		}
 	}
 	return rows
 }
 
-func cell(runs []RecordRun) RecordCell {
-	of := func(f func(RecordRun) float64) float64 {
-		var values []float64
-		for _, r := range runs {
-			if r.Err == nil {
-				values = append(values, f(r))
-			}
+// medianOf is over the runs that did not fail.
+func medianOf(runs []RecordRun, f func(RecordRun) float64) float64 {
+	var values []float64
+	for _, r := range runs {
+		if r.Err == nil {
+			values = append(values, f(r))
 		}
-		return median(values)
 	}
+	return median(values)
+}
+
+func cell(runs []RecordRun) RecordCell {
+	of := func(f func(RecordRun) float64) float64 { return medianOf(runs, f) }
 	c := RecordCell{
 		Runs: len(runs), CPUPerDatagram: of(RecordRun.CPUPerDatagram), Lost: of(RecordRun.Lost),
 		BytesPerRecord: of(func(r RecordRun) float64 { return float64(r.FileBytes) / float64(max(r.Recorded, 1)) }),
