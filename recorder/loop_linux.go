@@ -46,8 +46,8 @@ const (
 	// between minRest and maxRest, instead of waiting for each: see rest.
 	calmRate = 4000
 	minRest  = 5 * time.Millisecond
-	maxRest  = 50 * time.Millisecond
-	restPeak = 600_000
+	maxRest  = 60 * time.Millisecond
+	restPeak = 500_000
 	// ringSleep is the longest time between two looks at rings while more than that comes:
 	// a block a millisecond, as 10 Gbit/s fill them, is then 5 of 64.
 	ringSleep = 5 * time.Millisecond

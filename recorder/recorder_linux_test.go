@@ -1090,8 +1090,8 @@ func TestRestFor(t *testing.T) {
 		want   time.Duration
 	}{
 		{212_992, 0},                         // what a process without privileges is given: wait for each
-		{8 << 20, 6067 * time.Microsecond},   //
-		{64 << 20, 48545 * time.Microsecond}, // the default
+		{8 << 20, 7280 * time.Microsecond},   //
+		{64 << 20, 58254 * time.Microsecond}, // the default
 		{1 << 30, maxRest},
 	} {
 		if got := restFor(c.buffer); got.Round(time.Microsecond) != c.want {
