@@ -211,6 +211,9 @@ func (d *desk) close(ru *run) {
 func (ru *run) arrived() Arrived {
 	a := ru.step.arrived()
 	a.Source, a.Run = ru.key.source, ru.key.run
+	if ru.reported {
+		a.OneWay, a.Variation = ru.step.oneWay.whole(), ru.step.variation.whole()
+	}
 	return a
 }
 

@@ -84,7 +84,7 @@ func (e *echoes) take(b []byte, src netip.AddrPort, stamp, clock int64) {
 func (e *echoes) total() uint64 { return e.unique }
 
 func (e *echoes) into(s *Sent) {
-	s.RoundTrip, s.Network, s.Echoes, s.EchoCopies = e.roundTrip.summary(), e.network.summary(), e.unique, e.copies
+	s.RoundTrip, s.Network, s.Echoes, s.EchoCopies = e.roundTrip.whole(), e.network.whole(), e.unique, e.copies
 }
 
 // lockThread locks the goroutine to its thread and makes its sleeps exact.

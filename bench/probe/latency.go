@@ -20,12 +20,18 @@ type Latency struct {
 	Count                         int64
 	Min, P50, P90, P99, P999, Max int64
 	Mean                          float64
+	// Histogram holds all values, each less Base, as far as they lie between 0 and a minute;
+	// nil where there are none, and in Interval and Remote. It is not changed any more.
+	Histogram *hdrhistogram.Histogram
+	Base      int64
 }
 
 // AboveMin are the same times with the least one taken off: what datagrams waited for
 // on their way beyond what the fastest took. It does not depend on how the clocks are set.
 func (l Latency) AboveMin() Latency {
-	return Latency{l.Count, 0, l.P50 - l.Min, l.P90 - l.Min, l.P99 - l.Min, l.P999 - l.Min, l.Max - l.Min, l.Mean - float64(l.Min)}
+	return Latency{
+		Count: l.Count, P50: l.P50 - l.Min, P90: l.P90 - l.Min, P99: l.P99 - l.Min, P999: l.P999 - l.Min, Max: l.Max - l.Min, Mean: l.Mean - float64(l.Min),
+	}
 }
 
 // latencies gathers times. A histogram holds no negative ones, and few digits of large
@@ -80,12 +86,21 @@ func (l *latencies) reset() {
 	*l = latencies{h: l.h, digits: l.digits}
 }
 
+// whole is the summary with the histogram, to which nothing may be added any more.
+func (l *latencies) whole() Latency {
+	s := l.summary()
+	if s.Count > 0 {
+		s.Histogram, s.Base = l.h, l.ref
+	}
+	return s
+}
+
 func (l *latencies) summary() Latency {
 	if l.n == 0 {
 		return Latency{}
 	}
 	at := func(q float64) int64 { return min(max(l.h.ValueAtQuantile(q)+l.ref, l.min), l.max) }
-	return Latency{l.n, l.min, at(50), at(90), at(99), at(99.9), l.max, l.sum / float64(l.n)}
+	return Latency{Count: l.n, Min: l.min, P50: at(50), P90: at(90), P99: at(99), P999: at(99.9), Max: l.max, Mean: l.sum / float64(l.n)}
 }
 
 // difference of two times, which may be anything, within bounds whose differences do

@@ -362,7 +362,7 @@ func (s *Sender) send(ctx context.Context, sent *Sent) error {
 	if sent.Took > 0 {
 		sent.Reached = float64(sent.Datagrams) / sent.Took.Seconds()
 	}
-	sent.Lateness = late.summary()
+	sent.Lateness = late.whole()
 	now, _, _ := s.sender.Segmented()
 	sent.Segmented = now - segmented
 	return nil

@@ -65,7 +65,10 @@ Exit code 3 where more was lost than --loss, or with --ramp no rate was found.`,
 					return fmt.Errorf("--private needs a network namespace: %w; run it as root, or name two interfaces", err)
 				})
 			}
-			end := f.open(cmd)
+			end, err := f.open(cmd)
+			if err != nil {
+				return err
+			}
 			ctx, stop := orderlyEnd(cmd.Context())
 			defer stop()
 			return end(f.run(ctx, args))

@@ -32,7 +32,9 @@ type probeFlags struct {
 	tolerance  shareValue
 	aboveMin   bool
 	json       bool
+	hlog       string
 	returnAddr netip.AddrPort
+	histograms *histogramLog // nil without --hlog
 
 	stdout, stderr io.Writer
 	talk           *talker // stdout, which nobody waits for
@@ -51,6 +53,7 @@ func (f *probeFlags) add(fl *pflag.FlagSet) {
 	fl.Var(&f.interval, "interval", "how often to report statistics")
 	fl.Var(&f.tolerance, "loss", "share of lost datagrams that counts as none, such as 0.01%")
 	fl.BoolVar(&f.aboveMin, "above-min", false, "show one-way latencies above the least: the time in queues, whatever the clocks show")
+	fl.StringVar(&f.hlog, "hlog", "", "write the histograms of each step to this `FILE`, in HdrHistogram's log format")
 	fl.BoolVar(&f.json, "json", false, "print everything as JSON lines: start, stats, step, summary")
 }
 
@@ -368,9 +371,14 @@ func (o *probeOutcome) result(f *probeFlags) error {
 	return nil
 }
 
-// open makes stdout one that nobody waits for, until the function that it returns is
-// called.
-func (f *probeFlags) open(cmd *cobra.Command) (end func(error) error) {
+// open opens what is written to: --hlog, and stdout as one that nobody waits for, until
+// the function that it returns is called.
+func (f *probeFlags) open(cmd *cobra.Command) (end func(error) error, err error) {
+	if f.hlog != "" {
+		if f.histograms, err = newHistogramLog(f.hlog); err != nil {
+			return nil, err
+		}
+	}
 	f.stderr = cmd.ErrOrStderr()
 	f.talk = newTalker(cmd.OutOrStdout(), func(n int) []byte {
 		if f.json {
@@ -384,8 +392,11 @@ func (f *probeFlags) open(cmd *cobra.Command) (end func(error) error) {
 		if terr := f.talk.close(stuckAfter); err == nil {
 			err = terr
 		}
+		if herr := f.histograms.close(); err == nil {
+			err = herr
+		}
 		return err
-	}
+	}, nil
 }
 
 // print prints v as a JSON line.

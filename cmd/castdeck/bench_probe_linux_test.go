@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -72,8 +73,9 @@ func TestBenchPath(t *testing.T) {
 	tx, rx := netnstest.Veth(t)
 	probeFaults(t, rx, "numgen inc mod 40 7 counter name hit drop")
 	var out, talk bytes.Buffer
+	hlog := filepath.Join(t.TempDir(), "h.hlog")
 	args := []string{"bench", "path", "239.90.1.1:5090", "--groups", "2", "-i", tx, "--receive-interface", rx, "--pps", "20kpps", "--sizes", "64,1000",
-		"--count", "2000", "--interval", "20ms", "--gso", "off", "--json"}
+		"--count", "2000", "--interval", "20ms", "--gso", "off", "--hlog", hlog, "--json"}
 	code := run(context.Background(), args, nil, &out, &talk)
 	if code != exitLossy || talk.Len() > 0 {
 		t.Fatalf("exit code %d\n%s%s", code, &out, &talk)
@@ -108,6 +110,15 @@ func TestBenchPath(t *testing.T) {
 	}
 	if e := decode[summaryJSON](t, lines["summary"][0]); sum != lost || e.Lost != lost || e.Sent != 4000 || e.Unknown != 0 || fromStats > 4000 || fromStats == 0 {
 		t.Errorf("%d were dropped, the steps lost %d, %d sent by the intervals; %s", lost, sum, fromStats, lines["summary"][0])
+	}
+	log, err := os.ReadFile(hlog)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, tag := range []string{"one-way-step-1", "delay-variation-step-2", "lateness-step-2"} {
+		if !bytes.Contains(log, []byte("Tag="+tag+",")) {
+			t.Errorf("no %s in\n%s", tag, log)
+		}
 	}
 	// The same as a table, and what is put up with.
 	out.Reset()

@@ -157,8 +157,7 @@ func times(l probe.Latency) *timesJSON {
 	if l.Count == 0 {
 		return nil
 	}
-	j := timesJSON(l)
-	return &j
+	return &timesJSON{l.Count, l.Min, l.P50, l.P90, l.P99, l.P999, l.Max, l.Mean}
 }
 
 // sentJSON is what a step sent.
@@ -265,6 +264,12 @@ func runName(n uint64) string { return fmt.Sprintf("%016x", n) }
 // step prints a step, the n-th.
 func (f *probeFlags) step(l *probeLine, n int) {
 	s := &l.sent
+	f.keep(s.Number, "lateness", s.Lateness, s.Took)
+	f.keep(s.Number, "round-trip", s.RoundTrip, s.Took)
+	f.keep(s.Number, "network-round-trip", s.Network, s.Took)
+	for i := range l.arrived {
+		f.keepArrived(&l.arrived[i].Arrived)
+	}
 	if f.json {
 		j := stepJSON{Event: "step", Run: runName(s.Run), Step: s.Number, Size: s.Size, AskedPPS: s.Step.Rate, Arrived: []arrivedJSON{}}
 		j.Sent = &sentJSON{

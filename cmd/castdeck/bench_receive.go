@@ -43,7 +43,10 @@ Exit code 3 where more was lost than --loss.`,
   castdeck bench receive 239.1.1.1:5000 -i eth0 --once --json`,
 		Args: argsN(1, -1, "one or more groups, such as 239.1.1.1:5000"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			end := f.open(cmd)
+			end, err := f.open(cmd)
+			if err != nil {
+				return err
+			}
 			ctx, stop := orderlyEnd(cmd.Context())
 			defer stop()
 			return end(f.run(ctx, args))
@@ -113,6 +116,7 @@ func (f *benchReceiveFlags) run(ctx context.Context, args []string) error {
 // stepReceived prints a step that was received.
 func (f *benchReceiveFlags) stepReceived(out *probeOutcome, a probe.Arrived) {
 	out.add(&probeLine{probe.Sent{Step: probe.Step{Size: a.Size}, Datagrams: a.Sent, Bytes: a.Sent * uint64(a.Size), Refused: a.Refused}, []arrived{{Arrived: a}}})
+	f.keepArrived(&a)
 	if f.json {
 		f.print(stepJSON{
 			Event: "step", Run: runName(a.Run), Source: a.Source.String(), Step: a.Step, Size: a.Size, AskedPPS: a.Rate, Complete: &a.Complete, SentSays: &a.Sent,

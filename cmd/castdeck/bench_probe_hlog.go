@@ -1,0 +1,71 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/HdrHistogram/hdrhistogram-go"
+
+	"castdeck/bench/probe"
+)
+
+// histogramLog is the file of --hlog, which HdrHistogram's tools read: a line for each
+// step and figure. Values are ns.
+type histogramLog struct {
+	f   *os.File
+	w   *hdrhistogram.HistogramLogWriter
+	err error
+}
+
+func newHistogramLog(path string) (*histogramLog, error) {
+	f, err := os.Create(path)
+	if err != nil {
+		return nil, err
+	}
+	l := &histogramLog{f: f, w: hdrhistogram.NewHistogramLogWriter(f)}
+	for _, write := range []func() error{
+		func() error {
+			return l.w.OutputComment("castdeck bench: ns; -above-N are less N, because clocks differ")
+		},
+		l.w.OutputLogFormatVersion, l.w.OutputLegend,
+	} {
+		l.err = errors.Join(l.err, write())
+	}
+	return l, nil
+}
+
+// close closes the file; of nil it does nothing. It returns the first error of all that
+// was written.
+func (l *histogramLog) close() error {
+	if l == nil {
+		return nil
+	}
+	return errors.Join(l.err, l.f.Close())
+}
+
+// keep writes a figure of a step that took so long to --hlog.
+func (f *probeFlags) keep(step uint32, what string, l probe.Latency, took time.Duration) {
+	if f.histograms == nil || l.Histogram == nil {
+		return
+	}
+	tag := fmt.Sprintf("%s-step-%d", what, step)
+	if l.Base != 0 {
+		tag += fmt.Sprintf("-above-%d", l.Base)
+	}
+	end := time.Now().UnixMilli()
+	l.Histogram.SetTag(tag)
+	l.Histogram.SetStartTimeMs(end - took.Milliseconds())
+	l.Histogram.SetEndTimeMs(end)
+	if err := f.histograms.w.OutputIntervalHistogram(l.Histogram); f.histograms.err == nil {
+		f.histograms.err = err
+	}
+}
+
+// keepArrived writes what a receiver measured.
+func (f *probeFlags) keepArrived(a *probe.Arrived) {
+	took := time.Duration(a.Last - a.First)
+	f.keep(a.Step, "one-way", a.OneWay, took)
+	f.keep(a.Step, "delay-variation", a.Variation, took)
+}
