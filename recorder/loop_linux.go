@@ -47,7 +47,11 @@ const (
 	calmRate = 4000
 	minRest  = 5 * time.Millisecond
 	maxRest  = 60 * time.Millisecond
-	restPeak = 500_000
+	// restPeak, datagrams a second, is what a burst out of nothing may bring without a
+	// loss: 10 Gbit/s of full Ethernet frames are 812,000. 500,000 would let the loop rest
+	// twice as long with the default buffer; that saved 0.03 and 0.15 % of a core at 1,000
+	// datagrams a second (socket, ring), which is not worth the first loss.
+	restPeak = 1_000_000
 	// ringSleep is the longest time between two looks at rings while more than that comes:
 	// a block a millisecond, as 10 Gbit/s fill them, is then 5 of 64.
 	ringSleep = 5 * time.Millisecond

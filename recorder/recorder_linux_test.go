@@ -1089,9 +1089,9 @@ func TestRestFor(t *testing.T) {
 		buffer int
 		want   time.Duration
 	}{
-		{212_992, 0},                         // what a process without privileges is given: wait for each
-		{8 << 20, 7280 * time.Microsecond},   //
-		{64 << 20, 58254 * time.Microsecond}, // the default
+		{212_992, 0}, // what a process without privileges is given: wait for each
+		{8 << 20, 0},
+		{64 << 20, 29127 * time.Microsecond}, // the default
 		{1 << 30, maxRest},
 	} {
 		if got := restFor(c.buffer); got.Round(time.Microsecond) != c.want {
