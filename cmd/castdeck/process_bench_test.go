@@ -26,7 +26,8 @@ type contender struct {
 // benchmark once stays quick; docs/PERFORMANCE.md is measured with 1GB) and stands in
 // TMPDIR, as the outputs do. Everything is in the page cache. The programs take turns
 // within each iteration, and what is reported are medians: s is the time of each, cpu-s
-// what it used of processors, user and system, and x-fastest how long castdeck takes
+// what it used of processors, user and system, M/cpu-s how many million datagrams of the
+// capture castdeck does in a second of a processor, and x-fastest how long castdeck takes
 // compared with the fastest of the others, below 1 where it is faster.
 func BenchmarkProcess(b *testing.B) {
 	dir := b.TempDir()
@@ -34,7 +35,7 @@ func BenchmarkProcess(b *testing.B) {
 	if out, err := exec.Command("go", "build", "-o", castdeck, ".").CombinedOutput(); err != nil {
 		b.Fatalf("go build: %v\n%s", err, out)
 	}
-	x, bytes := benchCapture(b, dir)
+	x, bytes, datagrams := benchCapture(b, dir)
 	out := func(name string) string { return filepath.Join(dir, name) }
 	convert := func(to string) contender {
 		return contender{castdeck, []string{"convert", "--force", x, out("castdeck" + to)}}
@@ -48,10 +49,11 @@ func BenchmarkProcess(b *testing.B) {
 	// without them.
 	capinfos := contender{"capinfos", []string{"-t", "-E", "-c", "-s", "-d", "-u", "-a", "-e", "-y", "-i", "-z", "-x", "-o", x}}
 	tshark := contender{"tshark", []string{"-q", "-z", "io,stat,1", "-r", x}}
-	for _, job := range []struct {
+	type job struct {
 		name       string
 		contenders []contender
-	}{
+	}
+	jobs := []job{
 		{"convert/pcap", []contender{convert(".pcap"), {"tcpdump", tcpdump},
 			{"editcap", []string{"-F", "nsecpcap", x, out("editcap.pcap")}},
 			{"mergecap", []string{"-F", "nsecpcap", "-w", out("mergecap.pcap"), x}}}},
@@ -69,13 +71,25 @@ func BenchmarkProcess(b *testing.B) {
 		// mergecap keeps both copies.
 		{"merge-lines", []contender{{castdeck, []string{"merge-lines", "--force", x, x, "-o", out("merged.pcap")}},
 			{"mergecap", []string{"-F", "nsecpcap", "-w", out("mergecap.pcap"), x, x}}}},
-	} {
-		b.Run(job.name, func(b *testing.B) { compareProcesses(b, bytes, job.contenders) })
+	}
+	// The same of castdeck's own recordings; the others read the pcap, which is their best.
+	for _, to := range []string{".pcapng", ".pcapng.zst"} {
+		own := out("recording" + to)
+		if out, err := exec.Command(castdeck, "convert", x, own).CombinedOutput(); err != nil {
+			b.Fatalf("convert: %v\n%s", err, out)
+		}
+		jobs = append(jobs,
+			job{"gaps" + to, []contender{{castdeck, []string{"gaps", "--seq", "0:8:be:8", own}}, tshark, capinfos}},
+			job{"stats" + to, []contender{{castdeck, []string{"stats", own}}, tshark, capinfos}},
+			job{"compare" + to, []contender{{castdeck, []string{"compare", own, own}}, tshark, capinfos}})
+	}
+	for _, j := range jobs {
+		b.Run(j.name, func(b *testing.B) { compareProcesses(b, bytes, datagrams, j.contenders) })
 	}
 }
 
-// benchCapture makes the capture and returns its name and size.
-func benchCapture(b *testing.B, dir string) (string, int64) {
+// benchCapture makes the capture and returns its name, size and datagrams.
+func benchCapture(b *testing.B, dir string) (path string, size int64, datagrams int) {
 	want := int64(8 << 20)
 	if s := os.Getenv("CASTDECK_BENCH_SIZE"); s != "" {
 		var err error
@@ -88,7 +102,7 @@ func benchCapture(b *testing.B, dir string) (string, int64) {
 	for i := range 8 {
 		o.Groups = append(o.Groups, netip.AddrPortFrom(netip.AddrFrom4([4]byte{239, 1, 1, byte(i)}), uint16(5000+i)))
 	}
-	path := filepath.Join(dir, "x.pcap")
+	path = filepath.Join(dir, "x.pcap")
 	f, err := os.Create(path)
 	if err != nil {
 		b.Fatal(err)
@@ -112,11 +126,11 @@ func benchCapture(b *testing.B, dir string) (string, int64) {
 	if err := f.Sync(); err != nil {
 		b.Fatal(err)
 	}
-	return path, st.Size()
+	return path, st.Size(), o.Count
 }
 
 // compareProcesses runs the contenders in turns and reports their medians.
-func compareProcesses(b *testing.B, bytes int64, all []contender) {
+func compareProcesses(b *testing.B, bytes int64, datagrams int, all []contender) {
 	var there []contender
 	for _, c := range all {
 		if _, err := exec.LookPath(c.name); err != nil {
@@ -148,6 +162,7 @@ func compareProcesses(b *testing.B, bytes int64, all []contender) {
 			fastest = median(wall[i])
 		}
 	}
+	b.ReportMetric(float64(datagrams)/1e6/median(cpu[0]), "M/cpu-s")
 	if fastest > 0 {
 		b.ReportMetric(median(wall[0])/fastest, "x-fastest")
 	}
