@@ -62,9 +62,20 @@ func notePeak() {
 	}
 }
 
+// oneByOne does not run scripts at the same time: they share a network, and would hear
+// each other's datagrams.
+type oneByOne struct{ *testing.T }
+
+func (oneByOne) Parallel()     {}
+func (oneByOne) Verbose() bool { return testing.Verbose() }
+
+func (o oneByOne) Run(name string, script func(testscript.T)) {
+	o.T.Run(name, func(t *testing.T) { script(oneByOne{t}) })
+}
+
 func TestScripts(t *testing.T) {
 	netnstest.Require(t)
-	testscript.Run(t, testscript.Params{
+	testscript.RunT(oneByOne{t}, testscript.Params{
 		Dir: "testdata",
 		Setup: func(env *testscript.Env) error { // what make race says to every process
 			env.Vars = append(env.Vars, "GORACE="+os.Getenv("GORACE"))
