@@ -92,14 +92,14 @@ func (p *pacer) calibrate() {
 	p.guard = min(max(usual+usual/2, minGuard), maxGuard)
 }
 
-// Tried for the tails without a difference beyond that of the runs themselves (10
-// alternating runs of 20 kpps, 200 bytes, on two processors of a busy host; p99 and p99.9
-// in us, 110 and 2,200 without any): the goroutine not locked to its thread, so that being
-// stopped after 10 ms costs no change of thread (165, 2,900); no garbage collection while
-// it plays and the ring filled before it begins (123, 2,700); a slice of 100 us for the
-// sending thread, sched_setattr(2) (169, 2,400); SCHED_BATCH for all the others. What is
-// left is the machine: a thread that does nothing but read the clock finds gaps of 20 to
-// 100 us 250 times a second there, at the timer's tick, and gaps of milliseconds some times.
+// Tried for the tails, each on top of a sleep by a plain system call (10 alternating runs
+// of 20 kpps, 200 bytes, on two processors of a busy host; p99 and p99.9 in us, 142 and
+// 2,141 with that alone): the goroutine not locked to its thread, so that being stopped
+// after 10 ms costs no change of thread (165, 2,900); no garbage collection while it plays
+// and the ring filled before it begins (123, 2,700); that and a slice of 100 us for the
+// sending thread, sched_setattr(2) (169, 2,400). None differs by more than the runs of one
+// do. What is left is the machine: a thread that does nothing but read the clock finds gaps
+// of 20 to 100 us 250 times a second there, at the timer's tick, and some of milliseconds.
 
 // wait returns the time as soon as it is at or past due, or when attention is asked
 // for.
