@@ -12,20 +12,33 @@ import (
 )
 
 // histogramLog is the file of --hlog, which HdrHistogram's tools read: a line for each
-// step and figure. Values are ns.
+// step and figure. Values are ns. What the file held before goes with the first line.
 type histogramLog struct {
 	f   *os.File
-	w   *hdrhistogram.HistogramLogWriter
+	w   *hdrhistogram.HistogramLogWriter // nil before the first line
 	err error
 }
 
 func newHistogramLog(path string) (*histogramLog, error) {
-	f, err := os.Create(path)
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE, 0o644)
 	if err != nil {
 		return nil, err
 	}
-	l := &histogramLog{f: f, w: hdrhistogram.NewHistogramLogWriter(f)}
+	return &histogramLog{f: f}, nil
+}
+
+func (l *histogramLog) begin() {
+	if l.w != nil {
+		return
+	}
+	l.w = hdrhistogram.NewHistogramLogWriter(l.f)
 	for _, write := range []func() error{
+		func() error {
+			if st, err := l.f.Stat(); err != nil || !st.Mode().IsRegular() {
+				return err
+			}
+			return l.f.Truncate(0)
+		},
 		func() error {
 			return l.w.OutputComment("castdeck bench: ns; -above-N are less N, because clocks differ")
 		},
@@ -33,7 +46,6 @@ func newHistogramLog(path string) (*histogramLog, error) {
 	} {
 		l.err = errors.Join(l.err, write())
 	}
-	return l, nil
 }
 
 // close closes the file; of nil it does nothing. It returns the first error of all that
@@ -54,6 +66,7 @@ func (f *probeFlags) keep(step uint32, what string, l probe.Latency, took time.D
 	if l.Base != 0 {
 		tag += fmt.Sprintf("-above-%d", l.Base)
 	}
+	f.histograms.begin()
 	end := time.Now().UnixMilli()
 	l.Histogram.SetTag(tag)
 	l.Histogram.SetStartTimeMs(end - took.Milliseconds())

@@ -12,7 +12,6 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	"castdeck/internal/netnstest"
 )
@@ -180,11 +179,15 @@ func TestBenchSendReceive(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer send.Process.Kill()
-	for deadline := time.Now().Add(30 * time.Second); !strings.Contains(stdout.String(), `"side":"sender"`); time.Sleep(2 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatal("nothing was sent")
+	eventually(t, "something is sent", func() bool {
+		text := stdout.String()
+		for _, l := range jsonLines(t, []byte(text[:strings.LastIndexByte(text, '\n')+1]))["stats"] {
+			if s := decode[probeStatsJSON](t, l); s.Side == "sender" && *s.Sent > 0 {
+				return true
+			}
 		}
-	}
+		return false
+	})
 	_ = send.Process.Signal(syscall.SIGINT)
 	if code, ok := exitCode(send.Wait()); !ok || code != exitLossy {
 		t.Errorf("exit code %d after an interrupt: %s", code, &cut)
