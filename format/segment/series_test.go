@@ -575,6 +575,7 @@ func TestKeep(t *testing.T) {
 	s.keeper.enforce(Keep{Age: time.Hour}, 0, clock.now())
 	before := s.Totals().Deleted
 	clock.move(2 * time.Hour)
+	s.sealing.Wait() // it looks at the limits
 	s.o.Keep = Keep{Age: time.Hour}
 	if err := s.Tick(); err != nil {
 		t.Fatal(err)
@@ -586,8 +587,8 @@ func TestKeep(t *testing.T) {
 		t.Fatal(err)
 	}
 	writeAll(t, s, sequence(1000, 1, 1000), 1)
-	s.o.Keep = Keep{Segments: 1}
 	s.sealing.Wait()
+	s.o.Keep = Keep{Segments: 1}
 	if err := s.Tick(); err != nil {
 		t.Fatal(err)
 	}
