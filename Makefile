@@ -47,10 +47,13 @@ race:
 bench:
 	$(GO) test -run '^$$' -bench . -benchtime $(BENCHTIME) ./...
 
-# Each fuzz target for a while, four at a time; the corpus seeds run in every go test.
+# Each fuzz target for a while, six at a time: they wait for each other's seeds and
+# reports more than for a processor. Built before, or six build the same. The corpus seeds
+# run in every go test.
 fuzz:
+	@for pkg in $$($(GO) list ./...); do $(GO) test -list '^Fuzz' $$pkg | grep -q '^Fuzz' && $(GO) test -c -fuzz . -o /dev/null $$pkg; done; true
 	@$(GO) list ./... | while read -r pkg; do $(GO) test -list '^Fuzz' $$pkg | sed -n "s,^Fuzz,$$pkg &,p"; done | \
-	  GO='$(GO)' FUZZTIME=$(FUZZTIME) xargs -P 4 -n 2 .ci/fuzz
+	  GO='$(GO)' FUZZTIME=$(FUZZTIME) xargs -P 6 -n 2 .ci/fuzz
 
 # SIGKILL at random moments; go test does it 200 times.
 crash:

@@ -163,8 +163,10 @@ type inlet interface {
 	// inlet's with the poller.
 	rejoin(l *loop, key int, dev *net.Interface) error
 	calls(l *loop) int
-	// granted is the kernel memory in bytes that datagrams wait in.
+	// granted is the kernel memory in bytes that datagrams wait in, holds how many of full
+	// Ethernet frames can wait there.
 	granted() int
+	holds() int
 	close() error
 }
 
@@ -259,7 +261,7 @@ func (l *loop) run() error {
 	l.noteUnwatched()
 	l.resting = maxRest
 	for _, in := range l.inlets {
-		l.resting = min(l.resting, restFor(in.granted()))
+		l.resting = min(l.resting, restFor(in.holds()))
 	}
 	l.busy, l.usedAt, l.used = l.now, l.now, l.cpu()
 	defer l.work()
@@ -301,10 +303,10 @@ func (l *loop) run() error {
 }
 
 // restFor is how long the loop may sleep while little arrives, 0 where that would not
-// be worth it: the smallest receive buffer has to hold what comes meanwhile if all at once
-// restPeak datagrams a second do.
-func restFor(buffer int) time.Duration {
-	rest := min(maxRest, time.Duration(buffer/skbCharge)*time.Second/restPeak)
+// be worth it: the smallest buffer, which holds so many datagrams, has to do for what comes
+// meanwhile if all at once restPeak datagrams a second do.
+func restFor(holds int) time.Duration {
+	rest := min(maxRest, time.Duration(holds)*time.Second/restPeak)
 	if rest < minRest {
 		return 0
 	}
@@ -666,6 +668,7 @@ func (s *socket) leave() error { return s.conn.LeaveAll() }
 func (s *socket) calls(l *loop) int { return s.buffer / (256 * l.receiver.Len()) }
 
 func (s *socket) granted() int { return s.buffer }
+func (s *socket) holds() int   { return s.buffer / skbCharge }
 
 func (s *socket) close() error { return s.conn.Close() }
 

@@ -1086,7 +1086,7 @@ func TestSharedSocketLoss(t *testing.T) {
 
 func TestRestFor(t *testing.T) {
 	for _, c := range []struct {
-		buffer int
+		buffer int // of a socket
 		want   time.Duration
 	}{
 		{212_992, 0}, // what a process without privileges is given: wait for each
@@ -1094,9 +1094,12 @@ func TestRestFor(t *testing.T) {
 		{64 << 20, 29127 * time.Microsecond}, // the default
 		{1 << 30, maxRest},
 	} {
-		if got := restFor(c.buffer); got.Round(time.Microsecond) != c.want {
+		if got := restFor((&socket{buffer: c.buffer}).holds()); got != c.want {
 			t.Errorf("%d bytes: %s, want %s", c.buffer, got, c.want)
 		}
+	}
+	if got := restFor(64 << 20 / 1700); got != 39475*time.Microsecond {
+		t.Errorf("a ring of 64 MiB: %s", got)
 	}
 }
 

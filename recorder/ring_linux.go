@@ -448,6 +448,10 @@ func (s *ring) calls(*loop) int { return s.ring.Buffer() / (64 * receivePerCall)
 
 func (s *ring) granted() int { return s.ring.Buffer() }
 
+// holds: a full frame takes its length and some 80 bytes of a block, and the end of each
+// block is left over.
+func (s *ring) holds() int { return s.ring.Buffer() / 1700 }
+
 func (s *ring) close() error {
 	var errs []error
 	for _, c := range s.joins {
