@@ -6,9 +6,6 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"os/exec"
-	"regexp"
-	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -31,48 +28,11 @@ func testGroups(n int) (groups []netip.AddrPort) {
 
 var returnGroup = netip.MustParseAddrPort("239.88.9.1:15089")
 
-// faults installs rules for what arrives at an interface, until the test ends. They see
-// data datagrams of probes only: what is not UDP meets no rule about ports, so that these
-// must say what to look at, not what to leave alone.
-func faults(t *testing.T, rx, rules string) {
+// faults installs rules for the data datagrams of probes that arrive at an interface.
+func faults(t *testing.T, rx, rules string) (hits func() uint64) {
 	t.Helper()
-	if _, err := exec.LookPath("nft"); err != nil {
-		t.Skipf("no nftables: %v", err)
-	}
-	nft := exec.Command("nft", "-f", "-")
-	nft.Stdin = strings.NewReader(fmt.Sprintf(`table netdev probe {
-	counter hit {}
-	chain data {
-		%s
-	}
-	chain in {
-		type filter hook ingress device %s priority 0;
-		meta mark 77 accept
-		udp dport %d @th,104,8 1 jump data
-	}
-}`, rules, rx, testPort))
-	if out, err := nft.CombinedOutput(); err != nil {
-		t.Skipf("nftables cannot do that on ingress here: %v: %s", err, out)
-	}
-	t.Cleanup(func() {
-		if out, err := exec.Command("nft", "delete", "table", "netdev", "probe").CombinedOutput(); err != nil {
-			t.Errorf("%v: %s", err, out)
-		}
-	})
-}
-
-func hits(t *testing.T) uint64 {
-	t.Helper()
-	out, err := exec.Command("nft", "list", "counter", "netdev", "probe", "hit").CombinedOutput()
-	if err != nil {
-		t.Fatalf("%v: %s", err, out)
-	}
-	m := regexp.MustCompile(`packets (\d+)`).FindSubmatch(out)
-	n, err := strconv.ParseUint(string(m[1]), 10, 64)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return n
+	count := netnstest.Faults(t, rx, fmt.Sprintf("udp dport %d @th,104,8 1", testPort), rules, "hit")
+	return func() uint64 { t.Helper(); return count("hit") }
 }
 
 // openPath opens a path over a pair of interfaces that the test made.
@@ -137,7 +97,7 @@ func TestPathWhole(t *testing.T) {
 // long as they were.
 func TestPathLoss(t *testing.T) {
 	tx, rx := netnstest.Veth(t)
-	faults(t, rx, "numgen inc mod 100 < 3 counter name hit drop\nnumgen inc mod 97 5 counter name hit drop")
+	hits := faults(t, rx, "numgen inc mod 100 < 3 counter name hit drop\nnumgen inc mod 97 5 counter name hit drop")
 	p := openPath(t, tx, rx, 1, nil)
 	const n = 10_000
 	_, a, err := p.Step(t.Context(), Step{Size: 100, Rate: 20e3, Count: n})
@@ -147,7 +107,7 @@ func TestPathLoss(t *testing.T) {
 	if a.Drops > 0 {
 		t.Skipf("the machine is too busy: %d datagrams did not fit into the receive buffer", a.Drops)
 	}
-	lost := hits(t)
+	lost := hits()
 	if lost < 3*n/100 || a.Lost != lost || a.LostOnPath() != lost || a.Unique != n-lost || a.Sent != n || a.Duplicates+a.Reordered > 0 {
 		t.Errorf("%+v; %d were dropped", a.Counts, lost)
 	}
@@ -166,7 +126,7 @@ func TestPathLoss(t *testing.T) {
 // TestPathCopies: what nftables doubles is counted as copies, and nothing as lost.
 func TestPathCopies(t *testing.T) {
 	tx, rx := netnstest.Veth(t)
-	faults(t, rx, "numgen inc mod 89 3 counter name hit meta mark set 77 dup to "+tx)
+	hits := faults(t, rx, "numgen inc mod 89 3 counter name hit meta mark set 77 dup to "+tx)
 	p := openPath(t, tx, rx, 2, nil)
 	const n = 5000
 	_, a, err := p.Step(t.Context(), Step{Size: 100, Rate: 20e3, Count: n})
@@ -176,7 +136,7 @@ func TestPathCopies(t *testing.T) {
 	if a.Drops > 0 {
 		t.Skipf("the machine is too busy: %d drops", a.Drops)
 	}
-	if doubled := hits(t); doubled < n/100 || a.Duplicates != doubled || a.Received != n+doubled || a.Lost > 0 || a.Unique != n {
+	if doubled := hits(); doubled < n/100 || a.Duplicates != doubled || a.Received != n+doubled || a.Lost > 0 || a.Unique != n {
 		t.Errorf("%+v; %d were doubled", a.Counts, doubled)
 	}
 }
@@ -248,7 +208,7 @@ func receiver(t *testing.T, o ReceiveOptions, before ...func(*Receiver)) (r *Rec
 // arrived, with losses in front of it, over several groups.
 func TestReports(t *testing.T) {
 	tx, rx := netnstest.Veth(t)
-	faults(t, rx, "numgen inc mod 50 7 counter name hit drop")
+	hits := faults(t, rx, "numgen inc mod 50 7 counter name hit drop")
 	r, steps := receiver(t, ReceiveOptions{Interface: rx, Groups: testGroups(3)})
 	s, err := NewSender(SendOptions{Interface: tx, Groups: testGroups(3), Replies: true})
 	if err != nil {
@@ -260,7 +220,7 @@ func TestReports(t *testing.T) {
 		t.Fatal(who, err)
 	}
 	for i := range 2 {
-		before := hits(t)
+		before := hits()
 		sent, err := s.Send(t.Context(), Step{Size: 128, Rate: 20e3, Count: 3000})
 		if err != nil {
 			t.Fatal(err)
@@ -269,7 +229,7 @@ func TestReports(t *testing.T) {
 		if err != nil || len(remotes) != 1 {
 			t.Fatal(remotes, err)
 		}
-		m, lost := remotes[0], hits(t)-before
+		m, lost := remotes[0], hits()-before
 		if m.Drops > 0 {
 			t.Skipf("the machine is too busy: %d drops", m.Drops)
 		}

@@ -65,13 +65,7 @@ Exit code 3 where more was lost than --loss, or with --ramp no rate was found.`,
 					return fmt.Errorf("--private needs a network namespace: %w; run it as root, or name two interfaces", err)
 				})
 			}
-			end, err := f.open(cmd)
-			if err != nil {
-				return err
-			}
-			ctx, stop := orderlyEnd(cmd.Context())
-			defer stop()
-			return end(f.run(ctx, args))
+			return f.session(cmd, func(ctx context.Context) error { return f.run(ctx, args) })
 		},
 	}
 	fl := cmd.Flags()

@@ -279,7 +279,7 @@ func (l *probeLine) worst() (w probe.Arrived, ok bool) {
 	return w, ok
 }
 
-// measure runs the plan: for each size the steps, or a search. step runs one, last where
+// session runs the plan: for each size the steps, or a search. step runs one, last where
 // it is known to be the last.
 func (l *loadFlags) measure(ctx context.Context, f *probeFlags, step func(context.Context, probe.Step, bool) (probeLine, error)) (*probeOutcome, error) {
 	o := &probeOutcome{}
@@ -371,12 +371,12 @@ func (o *probeOutcome) result(f *probeFlags) error {
 	return nil
 }
 
-// open opens what is written to: --hlog, and stdout as one that nobody waits for, until
-// the function that it returns is called.
-func (f *probeFlags) open(cmd *cobra.Command) (end func(error) error, err error) {
+// session runs a measurement until its end or a signal, with what it writes to open:
+// --hlog, and stdout as one that nobody waits for.
+func (f *probeFlags) session(cmd *cobra.Command, run func(context.Context) error) (err error) {
 	if f.hlog != "" {
 		if f.histograms, err = newHistogramLog(f.hlog); err != nil {
-			return nil, err
+			return err
 		}
 	}
 	f.stderr = cmd.ErrOrStderr()
@@ -387,16 +387,17 @@ func (f *probeFlags) open(cmd *cobra.Command) (end func(error) error, err error)
 		return fmt.Appendf(nil, "(%s left out: nobody read them)\n", plural(n, "line"))
 	})
 	f.stdout = f.talk
-	return func(err error) error {
-		f.talk.takeAll()
-		if terr := f.talk.close(stuckAfter); err == nil {
-			err = terr
-		}
-		if herr := f.histograms.close(); err == nil {
-			err = herr
-		}
-		return err
-	}, nil
+	ctx, stop := orderlyEnd(cmd.Context())
+	defer stop()
+	err = run(ctx)
+	f.talk.takeAll()
+	if terr := f.talk.close(stuckAfter); err == nil {
+		err = terr
+	}
+	if herr := f.histograms.close(); err == nil {
+		err = herr
+	}
+	return err
 }
 
 // print prints v as a JSON line.

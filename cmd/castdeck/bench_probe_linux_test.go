@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"fmt"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -17,31 +16,11 @@ import (
 )
 
 // probeFaults installs nftables rules for the data datagrams of probes that arrive at rx,
-// until the test ends.
-func probeFaults(t *testing.T, rx, rules string) {
+// known by their magic number, version and kind, until the test ends.
+func probeFaults(t *testing.T, rx, rules string) (hits func() uint64) {
 	t.Helper()
-	if _, err := exec.LookPath("nft"); err != nil {
-		t.Skipf("no nftables: %v", err)
-	}
-	nft := exec.Command("nft", "-f", "-")
-	nft.Stdin = strings.NewReader(fmt.Sprintf(`table netdev faults {
-	counter hit {}
-	chain in {
-		type filter hook ingress device %s priority 0;
-		meta mark 77 accept
-		@th,64,40 != 0x4344504201 accept
-		@th,104,8 != 1 accept
-		%s
-	}
-}`, rx, rules))
-	if out, err := nft.CombinedOutput(); err != nil {
-		t.Skipf("nftables cannot do that on ingress here: %v: %s", err, out)
-	}
-	t.Cleanup(func() {
-		if out, err := exec.Command("nft", "delete", "table", "netdev", "faults").CombinedOutput(); err != nil {
-			t.Errorf("%v: %s", err, out)
-		}
-	})
+	count := netnstest.Faults(t, rx, "meta l4proto udp @th,64,40 0x4344504201 @th,104,8 1", rules, "hit")
+	return func() uint64 { t.Helper(); return count("hit") }
 }
 
 // jsonLines are the lines of --json by their event.
@@ -70,7 +49,7 @@ func decode[T any](t *testing.T, b json.RawMessage) (v T) {
 // counted, by size and group, with its exit code.
 func TestBenchPath(t *testing.T) {
 	tx, rx := netnstest.Veth(t)
-	probeFaults(t, rx, "numgen inc mod 40 7 counter name hit drop")
+	hits := probeFaults(t, rx, "numgen inc mod 40 7 counter name hit drop")
 	var out, talk bytes.Buffer
 	hlog := filepath.Join(t.TempDir(), "h.hlog")
 	args := []string{"bench", "path", "239.90.1.1:5090", "--groups", "2", "-i", tx, "--receive-interface", rx, "--pps", "20kpps", "--sizes", "64,1000",
@@ -88,7 +67,7 @@ func TestBenchPath(t *testing.T) {
 		start.Buffer == 0 || start.BufferAsked != 64<<20 || len(start.Equivalent) != 2 || start.TTL != 1 {
 		t.Errorf("%s", lines["start"][0])
 	}
-	lost := nftCounter(t, "hit")
+	lost := hits()
 	var sum, fromStats uint64
 	for i, size := range []int{64, 1000} {
 		s := decode[stepJSON](t, lines["step"][i])

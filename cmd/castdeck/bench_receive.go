@@ -43,13 +43,7 @@ Exit code 3 where more was lost than --loss.`,
   castdeck bench receive 239.1.1.1:5000 -i eth0 --once --json`,
 		Args: argsN(1, -1, "one or more groups, such as 239.1.1.1:5000"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			end, err := f.open(cmd)
-			if err != nil {
-				return err
-			}
-			ctx, stop := orderlyEnd(cmd.Context())
-			defer stop()
-			return end(f.run(ctx, args))
+			return f.session(cmd, func(ctx context.Context) error { return f.run(ctx, args) })
 		},
 	}
 	fl := cmd.Flags()

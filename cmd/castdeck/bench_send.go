@@ -50,13 +50,7 @@ no rate was found; 1 where nobody answered.`,
   castdeck bench send 239.1.1.1:5000 -i eth0 --no-reply --bitrate 1Gbit --duration 1h`,
 		Args: argsN(1, -1, "one or more groups, such as 239.1.1.1:5000"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			end, err := f.open(cmd)
-			if err != nil {
-				return err
-			}
-			ctx, stop := orderlyEnd(cmd.Context())
-			defer stop()
-			return end(f.run(ctx, cmd, args))
+			return f.session(cmd, func(ctx context.Context) error { return f.run(ctx, cmd, args) })
 		},
 	}
 	fl := cmd.Flags()

@@ -9,7 +9,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -39,30 +38,9 @@ func lastJSON(t *testing.T, v any, args ...string) (code int) {
 // drops and doubles: compare tells what nftables counted.
 func TestComparePath(t *testing.T) {
 	netnstest.Require(t)
-	if _, err := exec.LookPath("nft"); err != nil {
-		t.Skipf("no nftables: %v", err)
-	}
 	tx, rx := netnstest.Veth(t)
-	rules := fmt.Sprintf(`table netdev faults {
-	counter lost {}
-	counter doubled {}
-	chain in {
-		type filter hook ingress device %s priority 0;
-		meta mark 77 accept
-		udp dport 15077 numgen inc mod 97 5 counter name lost drop
-		udp dport 15077 numgen inc mod 89 3 counter name doubled meta mark set 77 dup to %s
-	}
-}`, rx, tx) // "udp dport != N accept" would leave what is not UDP to the rules behind it
-	nft := exec.Command("nft", "-f", "-")
-	nft.Stdin = strings.NewReader(rules)
-	if out, err := nft.CombinedOutput(); err != nil {
-		t.Skipf("nftables cannot drop and dup on ingress here: %v: %s", err, out)
-	}
-	t.Cleanup(func() {
-		if out, err := exec.Command("nft", "delete", "table", "netdev", "faults").CombinedOutput(); err != nil {
-			t.Errorf("%v: %s", err, out)
-		}
-	})
+	nftCounter := netnstest.Faults(t, rx, "udp dport 15077", fmt.Sprintf(`numgen inc mod 97 5 counter name lost drop
+		numgen inc mod 89 3 counter name doubled meta mark set %d dup to %s`, netnstest.FaultMark, tx), "lost", "doubled")
 
 	dir := t.TempDir()
 	before, after := filepath.Join(dir, "before.pcapng.zst"), filepath.Join(dir, "after.pcapng.zst")
@@ -101,7 +79,7 @@ func TestComparePath(t *testing.T) {
 	if d := res.Recorded.Dropped; d.Kernel > 0 {
 		t.Skipf("the machine is too busy: %d datagrams did not fit into the receive buffer", d.Kernel)
 	}
-	lost, doubled := nftCounter(t, "lost"), nftCounter(t, "doubled")
+	lost, doubled := nftCounter("lost"), nftCounter("doubled")
 	if lost < n/100 || doubled < n/100 {
 		t.Fatalf("nftables dropped %d and doubled %d of %d", lost, doubled, n)
 	}
@@ -119,20 +97,6 @@ func TestComparePath(t *testing.T) {
 	if code := lastJSON(t, &s, "compare", "--json", "--tolerate", tolerate, before, after); code != exitOK {
 		t.Errorf("exit code %d with --tolerate %s", code, tolerate)
 	}
-}
-
-func nftCounter(t *testing.T, name string) uint64 {
-	t.Helper()
-	out, err := exec.Command("nft", "list", "counter", "netdev", "faults", name).CombinedOutput()
-	if err != nil {
-		t.Fatalf("%v: %s", err, out)
-	}
-	m := regexp.MustCompile(`packets (\d+)`).FindSubmatch(out)
-	n, err := strconv.ParseUint(string(m[1]), 10, 64)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return n
 }
 
 // TestMergeRealLines: both lines of SMPTE ST 2022-7 in one capture, of which each lost

@@ -3,9 +3,7 @@ package main
 import (
 	"fmt"
 	"net/netip"
-	"os/exec"
 	"path/filepath"
-	"strings"
 	"testing"
 
 	"castdeck/format/segment"
@@ -16,28 +14,9 @@ import (
 // of the rest: gaps finds exactly these.
 func TestGapsOfABadPath(t *testing.T) {
 	tx, rx := netnstest.Veth(t)
-	if _, err := exec.LookPath("nft"); err != nil {
-		t.Skip("nft is not installed")
-	}
 	group := netip.MustParseAddrPort("239.77.7.7:5777")
-	rules := fmt.Sprintf(`table netdev castdeck {
-	chain in {
-		type filter hook ingress device %s priority 0;
-		ip daddr %s udp dport %d meta mark 7 accept
-		ip daddr %s udp dport %d numgen inc mod 7 == 3 drop
-		ip daddr %s udp dport %d numgen inc mod 11 == 5 meta mark set 7 dup to %s
-	}
-}`, rx, group.Addr(), group.Port(), group.Addr(), group.Port(), group.Addr(), group.Port(), tx)
-	nft := exec.Command("nft", "-f", "-")
-	nft.Stdin = strings.NewReader(rules)
-	if out, err := nft.CombinedOutput(); err != nil {
-		t.Skipf("nft cannot drop and double at an interface here: %v: %s", err, out)
-	}
-	t.Cleanup(func() {
-		if out, err := exec.Command("nft", "delete", "table", "netdev", "castdeck").CombinedOutput(); err != nil {
-			t.Errorf("nft delete table: %v: %s", err, out)
-		}
-	})
+	netnstest.Faults(t, rx, fmt.Sprintf("ip daddr %s udp dport %d", group.Addr(), group.Port()), fmt.Sprintf(`numgen inc mod 7 == 3 drop
+		numgen inc mod 11 == 5 meta mark set %d dup to %s`, netnstest.FaultMark, tx))
 
 	const sent = 2100
 	feed := filepath.Join(t.TempDir(), "feed.pcapng")

@@ -14,6 +14,24 @@ import (
 	"time"
 )
 
+// lockedBuffer is a buffer that one writes while another reads.
+type lockedBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *lockedBuffer) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *lockedBuffer) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
+}
+
 // valve is a writer that stands still until it is opened.
 type valve struct {
 	open chan struct{}
