@@ -18,6 +18,8 @@
 //	sent to our groups = Stats.Datagrams + Stats.Dropped.Kernel
 //
 // holds to the datagram. Recorder.Pressure tells the writer how close that is.
+// Where processors are short the writer gets less of them: its thread has a nice value
+// that is 5 above the program's, because the queue holds more than receive buffers do.
 //
 // # Two sources
 //

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"runtime"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -47,6 +48,13 @@ type Recorder struct {
 // receivePerCall is how many datagrams one recvmmsg takes. More gains nothing
 // (the wakeup is the cost, not the call), and 64 slots stay in the cache.
 const receivePerCall = 64
+
+// writerNice is by how much the nice value of the writing thread is above that of the
+// receive loop, which gets three times its share of a processor that both want. Of 12
+// recordings with zstd at 560,000 datagrams a second, on two processors with the sender,
+// 6 lost something without it, up to 17 %, and none with it; 10 makes the writer so slow
+// that more is stored uncompressed.
+const writerNice = 5
 
 // Listen opens the sockets and joins all groups, or none: the error names the
 // first subscription that failed and why. From then on the kernel queues what
@@ -280,7 +288,13 @@ func (r *Recorder) Run(ctx context.Context, w format.BatchWriter) error {
 	cancel := context.AfterFunc(ctx, r.end)
 	defer cancel()
 	writer := make(chan error, 1)
-	go func() { writer <- r.queue.write(w, r.options.FlushInterval, r.end) }()
+	go func() {
+		// Compression would take the processor time that the loop needs, and the queue holds
+		// more than receive buffers do.
+		runtime.LockOSThread()
+		_ = sock.LowerPriority(writerNice)
+		writer <- r.queue.write(w, r.options.FlushInterval, r.end)
+	}()
 
 	watched := make(chan struct{})
 	if r.netlink != nil {

@@ -10,8 +10,10 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -1100,6 +1102,77 @@ func TestRestFor(t *testing.T) {
 	}
 	if got := restFor(64 << 20 / 1700); got != 39475*time.Microsecond {
 		t.Errorf("a ring of 64 MiB: %s", got)
+	}
+}
+
+// TestQuiet: one empty look behind a burst is no calm; a fifth of a second of them is.
+func TestQuiet(t *testing.T) {
+	const ms = int64(time.Millisecond)
+	l := &loop{now: 1000 * ms, passed: 990 * ms}
+	for _, c := range []struct {
+		at   int64 // ms
+		n    int
+		want bool
+	}{
+		{1000, 0, true}, {1030, 100, true}, {1060, 121, false}, // 4,033 a second
+		{1061, 0, false}, {1062, 0, false}, {1200, 100, false}, {1259, 1, false}, {1261, 0, true}, {1290, 100, true},
+	} {
+		l.now = c.at * ms
+		if got := l.quiet(c.n); got != c.want {
+			t.Errorf("at %d ms, %d datagrams: %v", c.at, c.n, got)
+		}
+		l.passed = l.now
+	}
+}
+
+// niceWriter notes the nice value that it is called with.
+type niceWriter struct{ nice int }
+
+func (w *niceWriter) WriteBatch(*format.Batch) (err error) {
+	raw, err := unix.Getpriority(unix.PRIO_PROCESS, 0)
+	w.nice = 20 - raw
+	return err
+}
+
+// TestWriterGivesWay: the writer runs with a lower priority than what receives, and that
+// is over with the recording.
+func TestWriterGivesWay(t *testing.T) {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	raw, err := unix.Getpriority(unix.PRIO_PROCESS, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	netnstest.Require(t)
+	r, err := Listen([]Subscription{sub("239.1.1.1:5000", "", "lo")}, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	ctx, stop := context.WithCancel(t.Context())
+	stop()
+	var w niceWriter
+	if err := r.Run(ctx, &w); err != nil {
+		t.Fatal(err)
+	}
+	if want := min(20-raw+writerNice, 19); w.nice != want {
+		t.Errorf("nice value %d, want %d", w.nice, want)
+	}
+	// The thread ends a moment after its goroutine, but for the program's first.
+	given := func() (tids []int) {
+		threads, _ := filepath.Glob("/proc/self/task/*")
+		for _, thread := range threads {
+			tid, _ := strconv.Atoi(filepath.Base(thread))
+			if now, err := unix.Getpriority(unix.PRIO_PROCESS, tid); err == nil && now != raw && tid != os.Getpid() {
+				tids = append(tids, tid)
+			}
+		}
+		return tids
+	}
+	for deadline := time.Now().Add(10 * time.Second); len(given()) > 0; time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("threads %v go on with a lower priority", given())
+		}
 	}
 }
 

@@ -37,3 +37,18 @@ func LockMemory() (undo func(), err error) {
 	}
 	return func() { _ = unix.Munlockall() }, nil
 }
+
+// LowerPriority makes the calling thread give way to others: its nice value grows by so
+// much, up to 19, for good. Call runtime.LockOSThread first and never unlock, so that the
+// thread ends with its goroutine. Everybody may do it (setpriority(2), where 0 is the
+// calling thread on Linux).
+func LowerPriority(by int) error {
+	raw, err := unix.Getpriority(unix.PRIO_PROCESS, 0) // the system call has 20 less the nice value
+	if err != nil {
+		return fmt.Errorf("getpriority: %w", err)
+	}
+	if err := unix.Setpriority(unix.PRIO_PROCESS, 0, min(20-raw+by, 19)); err != nil {
+		return fmt.Errorf("setpriority: %w", err)
+	}
+	return nil
+}
