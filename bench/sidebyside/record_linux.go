@@ -2,7 +2,9 @@ package sidebyside
 
 import (
 	"bytes"
+	"cmp"
 	"context"
+	_ "embed"
 	"errors"
 	"fmt"
 	"io"
@@ -11,6 +13,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -21,22 +24,27 @@ import (
 	"castdeck/replayer"
 )
 
+//go:embed udpreceive.c.txt
+var receiveSource []byte
+
 // recorderTool is a program that records, and how it is asked to.
 type recorderTool struct {
 	name, program string
 	// one: it takes one group at a time.
 	one bool
 	// raw: its file holds payloads one behind the other.
-	raw  bool
+	raw bool
+	// file that it writes; where there is none it prints how many datagrams it received.
 	file string
 	args func(r recordJob) []string
 }
 
 type recordJob struct {
-	iface, path string
-	groups      int
-	size        int
-	buffer      int64
+	iface, dir string
+	path       string // in dir, of the file
+	groups     int
+	size       int
+	buffer     int64
 }
 
 func (j recordJob) group() string { return groupsOf(1)[0].String() }
@@ -77,10 +85,17 @@ var recorders = []recorderTool{
 		return []string{"-u", fmt.Sprintf("UDP4-RECV:%d,bind=%s,ip-add-membership=%s:%s,rcvbuf-late=%d,reuseaddr", port, g.Addr(), g.Addr(), j.iface, j.buffer/2),
 			"OPEN:" + j.path + ",creat,trunc"}
 	}},
+	{name: "C loop, no file", program: receiveLoop, one: true, args: func(j recordJob) []string {
+		g := groupsOf(1)[0]
+		return []string{g.Addr().String(), strconv.Itoa(port), j.iface, strconv.FormatInt(j.buffer, 10)}
+	}},
 }
 
+// receiveLoop is the program that is compiled from receiveSource.
+const receiveLoop = "udpreceive"
+
 func (t recorderTool) title() string { return t.name }
-func (t recorderTool) needs() string { return t.program }
+func (t recorderTool) needs() string { return compilerFor(t.program) }
 
 // Recorders are the names of the tools that Record knows.
 func Recorders() []string { return titles(recorders) }
@@ -103,6 +118,11 @@ func Record(ctx context.Context, o RecordOptions) ([]RecordRun, error) {
 		return nil, err
 	}
 	defer remove()
+	if slices.ContainsFunc(tools, func(t recorderTool) bool { return t.program == receiveLoop }) {
+		if err := compile(filepath.Join(dir, receiveLoop), receiveSource); err != nil {
+			return nil, err
+		}
+	}
 	var runs []RecordRun
 	round := func(groups, size int, rate float64) error {
 		for _, t := range tools {
@@ -113,7 +133,7 @@ func Record(ctx context.Context, o RecordOptions) ([]RecordRun, error) {
 				return err
 			}
 			r := RecordRun{Tool: t.name, Rate: rate, Size: size, Groups: groups}
-			j := recordJob{iface: stageRx, path: filepath.Join(dir, t.file), groups: groups, size: size, buffer: o.Buffer}
+			j := recordJob{iface: stageRx, dir: dir, path: filepath.Join(dir, cmp.Or(t.file, "none")), groups: groups, size: size, buffer: o.Buffer}
 			r.Err = t.run(ctx, o, j, &r)
 			for _, left := range []string{j.path, multicatTimes(j.path, size)} {
 				os.Remove(left)
@@ -126,11 +146,6 @@ func Record(ctx context.Context, o RecordOptions) ([]RecordRun, error) {
 		return nil
 	}
 	for _, groups := range o.Groups {
-		for range o.Repeat {
-			if err := round(groups, o.Sizes[0], 0); err != nil {
-				return runs, err
-			}
-		}
 		for _, size := range o.Sizes {
 			for _, rate := range o.Rates {
 				for range o.Repeat {
@@ -146,12 +161,9 @@ func Record(ctx context.Context, o RecordOptions) ([]RecordRun, error) {
 
 // run starts the recorder, sends, ends it, and counts what it recorded.
 func (t recorderTool) run(ctx context.Context, o RecordOptions, j recordJob, r *RecordRun) error {
-	var src *traffic
-	if r.Rate > 0 {
-		var err error
-		if src, err = newTraffic(groupsOf(j.groups), j.size, r.Rate, int(r.Rate*o.Duration.Seconds())); err != nil {
-			return err
-		}
+	src, err := newTraffic(groupsOf(j.groups), j.size, r.Rate, int(r.Rate*o.Duration.Seconds()))
+	if err != nil {
+		return err
 	}
 	rep, err := replayer.New(replayer.Options{Interface: stageTx})
 	if err != nil {
@@ -159,8 +171,11 @@ func (t recorderTool) run(ctx context.Context, o RecordOptions, j recordJob, r *
 	}
 	defer rep.Close()
 	program := t.program
-	if program == "" {
+	switch program {
+	case "":
 		program = o.Castdeck
+	case receiveLoop:
+		program = filepath.Join(j.dir, receiveLoop)
 	}
 	var talk bytes.Buffer
 	cmd := exec.Command(program, t.args(j)...)
@@ -190,13 +205,12 @@ func (t recorderTool) run(ctx context.Context, o RecordOptions, j recordJob, r *
 		}
 	}
 	time.Sleep(300 * time.Millisecond) // for options that are set behind that
-	if r.Rate > 0 {
-		sent, err := rep.Run(ctx, src)
-		if err != nil {
-			return fail(err)
-		}
-		r.Sent, r.SentRate = sent.Datagrams, sent.RatePPS
+	r.Start = processorTime(cmd.Process.Pid)
+	sent, err := rep.Run(ctx, src)
+	if err != nil {
+		return fail(err)
 	}
+	r.Sent, r.SentRate = sent.Datagrams, sent.RatePPS
 	time.Sleep(o.Settle)
 	r.MaxRSS = residentPeak(cmd.Process.Pid)
 	cmd.Process.Signal(syscall.SIGINT)
@@ -211,9 +225,10 @@ func (t recorderTool) run(ctx context.Context, o RecordOptions, j recordJob, r *
 	}
 	// An exit code that is not 0 may tell of losses, and some tools end by the signal:
 	// the file tells what is in it.
-	r.CPU = cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime()
-	if r.Rate == 0 {
-		return nil // not every tool makes a file for nothing
+	r.CPU = cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime() - r.Start
+	if t.file == "" {
+		_, err := fmt.Sscan(talk.String(), &r.Recorded)
+		return err
 	}
 	st, err := os.Stat(j.path)
 	if err != nil {
@@ -226,6 +241,20 @@ func (t recorderTool) run(ctx context.Context, o RecordOptions, j recordJob, r *
 	}
 	r.Recorded, err = countDatagrams(j.path)
 	return err
+}
+
+// processorTime is what the threads of a process have used so far, user and kernel; 0
+// where the kernel does not say (proc_pid_schedstat(5)).
+func processorTime(pid int) (sum time.Duration) {
+	threads, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/schedstat", pid))
+	for _, name := range threads {
+		b, _ := os.ReadFile(name)
+		var ns int64
+		if _, err := fmt.Sscan(string(b), &ns); err == nil {
+			sum += time.Duration(ns)
+		}
+	}
+	return sum
 }
 
 // residentPeak is the largest resident memory of a process so far, in bytes. What

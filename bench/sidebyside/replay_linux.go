@@ -131,12 +131,7 @@ func ratio(count, seconds string) (float64, error) {
 
 func (t replayTool) title() string { return t.name }
 
-func (t replayTool) needs() string {
-	if t.program == "udploop" {
-		return "cc"
-	}
-	return t.program
-}
+func (t replayTool) needs() string { return compilerFor(t.program) }
 
 // Replayers are the names of the tools that Replay knows.
 func Replayers() []string { return titles(replayers) }
@@ -162,12 +157,8 @@ func Replay(ctx context.Context, o ReplayOptions) ([]ReplayRun, error) {
 	c := &comparison{o: o, dir: dir, tools: present(replayers, o.Tools)}
 	if slices.ContainsFunc(c.tools, func(t replayTool) bool { return t.program == "udploop" }) {
 		c.loop = filepath.Join(dir, "udploop")
-		source := c.loop + ".c"
-		if err := os.WriteFile(source, loopSource, 0o600); err != nil {
+		if err := compile(c.loop, loopSource); err != nil {
 			return nil, err
-		}
-		if out, err := exec.Command("cc", "-O2", "-o", c.loop, source).CombinedOutput(); err != nil {
-			return nil, fmt.Errorf("compiling the C loop: %w: %s", err, said(string(out)))
 		}
 	}
 	for _, s := range o.Shapes {

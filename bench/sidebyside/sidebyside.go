@@ -72,9 +72,7 @@ func (o RecordOptions) withDefaults() RecordOptions {
 type RecordRun struct {
 	Tool    string
 	Command []string // as it was started
-	// What was asked for: datagrams a second, bytes of payload, groups. With a rate of 0
-	// nothing was sent, and CPU is what the tool takes to start, to wait for Settle and to
-	// end: each tool has Repeat such runs for each number of groups.
+	// What was asked for: datagrams a second, bytes of payload, groups.
 	Rate   float64
 	Size   int
 	Groups int
@@ -82,10 +80,11 @@ type RecordRun struct {
 	Sent, Recorded uint64
 	SentRate       float64
 	FileBytes      int64
-	// CPU is the processor time of the recorder in user and kernel mode, its start and
-	// its end included; MaxRSS its largest resident memory in bytes.
-	CPU    time.Duration
-	MaxRSS int64
+	// CPU is the processor time of the recorder in user and kernel mode, from before the
+	// first datagram is sent to its end; Start is what it took until then, MaxRSS its
+	// largest resident memory in bytes.
+	CPU, Start time.Duration
+	MaxRSS     int64
 	// Err is why the tool did not run to its end, or left nothing that can be read.
 	Err error
 }
@@ -120,15 +119,13 @@ func (r RecordRun) Case() Case { return Case{r.Size, r.Groups, r.Rate} }
 type RecordRow struct {
 	Tool  string
 	Cells map[Case]RecordCell
-	// Start is the processor time of the runs in which nothing was sent, by the number of
-	// groups.
-	Start map[int]time.Duration
 }
 
 // RecordCell holds medians over the runs of one recorder and case.
 type RecordCell struct {
 	Runs           int
 	CPUPerDatagram float64 // ns
+	Start          time.Duration
 	Lost           float64 // share, 0 to 1
 	BytesPerRecord float64 // file bytes for each datagram in it
 	MaxRSS         float64 // bytes
@@ -142,7 +139,7 @@ func Table(runs []RecordRun) []RecordRow {
 	var rows []RecordRow
 	for _, r := range runs {
 		if !slices.ContainsFunc(rows, func(row RecordRow) bool { return row.Tool == r.Tool }) {
-			rows = append(rows, RecordRow{r.Tool, map[Case]RecordCell{}, map[int]time.Duration{}})
+			rows = append(rows, RecordRow{r.Tool, map[Case]RecordCell{}})
 		}
 	}
 	for i := range rows {
@@ -153,31 +150,26 @@ func Table(runs []RecordRun) []RecordRow {
 			}
 		}
 		for c, all := range byCase {
-			if c.Rate == 0 {
-				rows[i].Start[c.Groups] = time.Duration(medianOf(all, func(r RecordRun) float64 { return float64(r.CPU) }))
-				continue
-			}
 			rows[i].Cells[c] = cell(all)
 		}
 	}
 	return rows
 }
 
-// medianOf is over the runs that did not fail.
-func medianOf(runs []RecordRun, f func(RecordRun) float64) float64 {
-	var values []float64
-	for _, r := range runs {
-		if r.Err == nil {
-			values = append(values, f(r))
-		}
-	}
-	return median(values)
-}
-
+// cell has medians over the runs that did not fail.
 func cell(runs []RecordRun) RecordCell {
-	of := func(f func(RecordRun) float64) float64 { return medianOf(runs, f) }
+	of := func(f func(RecordRun) float64) float64 {
+		var values []float64
+		for _, r := range runs {
+			if r.Err == nil {
+				values = append(values, f(r))
+			}
+		}
+		return median(values)
+	}
 	c := RecordCell{
-		Runs: len(runs), CPUPerDatagram: of(RecordRun.CPUPerDatagram), Lost: of(RecordRun.Lost),
+		Runs: len(runs), CPUPerDatagram: of(RecordRun.CPUPerDatagram),
+		Start: time.Duration(of(func(r RecordRun) float64 { return float64(r.Start) })), Lost: of(RecordRun.Lost),
 		BytesPerRecord: of(func(r RecordRun) float64 { return float64(r.FileBytes) / float64(max(r.Recorded, 1)) }),
 		MaxRSS:         of(func(r RecordRun) float64 { return float64(r.MaxRSS) }),
 		Reached:        1,

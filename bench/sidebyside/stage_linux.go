@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 
@@ -88,4 +89,24 @@ func present[T tool](all []T, wanted []string) []T {
 func missing[T tool](all []T, wanted []string) []string {
 	_, away := divide(all, wanted)
 	return titles(away)
+}
+
+// compilerFor is the program that has to be installed for a tool: for those that are
+// compiled from C here, the compiler.
+func compilerFor(program string) string {
+	if program == "udploop" || program == receiveLoop {
+		return "cc"
+	}
+	return program
+}
+
+// compile makes the program path from C.
+func compile(path string, source []byte) error {
+	if err := os.WriteFile(path+".c", source, 0o600); err != nil {
+		return err
+	}
+	if out, err := exec.Command("cc", "-O2", "-o", path, path+".c").CombinedOutput(); err != nil {
+		return fmt.Errorf("compiling %s: %w: %s", filepath.Base(path), err, said(string(out)))
+	}
+	return nil
 }
