@@ -68,6 +68,9 @@ var replayers = []replayTool{
 		}
 		return []string{f.loop, stageSource.String(), mode}
 	}},
+	{name: "C loop, runs", program: "udploop", full: true, even: true, rate: loopRate, args: func(f replayFiles, _ bool) []string {
+		return []string{f.loop, stageSource.String(), "runs"}
+	}},
 	{name: "multicat", program: "multicat", paced: true, even: true, args: func(f replayFiles, _ bool) []string {
 		return []string{"-u", "-U", "-m", f.size, f.raw, groupsOf(1)[0].String() + "@" + stageSource.String()}
 	}},
