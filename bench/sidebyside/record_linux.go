@@ -188,7 +188,12 @@ func (t recorderTool) run(ctx context.Context, o RecordOptions, j recordJob, r *
 		return err
 	}
 	ended := make(chan error, 1)
-	go func() { ended <- cmd.Wait() }()
+	var used time.Duration
+	go func() {
+		var err error
+		used, err = reap(cmd)
+		ended <- err
+	}()
 	fail := func(err error) error {
 		cmd.Process.Kill()
 		<-ended
@@ -205,7 +210,9 @@ func (t recorderTool) run(ctx context.Context, o RecordOptions, j recordJob, r *
 		}
 	}
 	time.Sleep(300 * time.Millisecond) // for options that are set behind that
-	r.Start = processorTime(cmd.Process.Pid)
+	if r.Start, err = processorTime(cmd.Process.Pid); err != nil {
+		return fail(err)
+	}
 	sent, err := rep.Run(ctx, src)
 	if err != nil {
 		return fail(err)
@@ -225,7 +232,7 @@ func (t recorderTool) run(ctx context.Context, o RecordOptions, j recordJob, r *
 	}
 	// An exit code that is not 0 may tell of losses, and some tools end by the signal:
 	// the file tells what is in it.
-	r.CPU = cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime() - r.Start
+	r.CPU = used - r.Start
 	if t.file == "" {
 		_, err := fmt.Sscan(talk.String(), &r.Recorded)
 		return err
@@ -241,20 +248,6 @@ func (t recorderTool) run(ctx context.Context, o RecordOptions, j recordJob, r *
 	}
 	r.Recorded, err = countDatagrams(j.path)
 	return err
-}
-
-// processorTime is what the threads of a process have used so far, user and kernel; 0
-// where the kernel does not say (proc_pid_schedstat(5)).
-func processorTime(pid int) (sum time.Duration) {
-	threads, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/schedstat", pid))
-	for _, name := range threads {
-		b, _ := os.ReadFile(name)
-		var ns int64
-		if _, err := fmt.Sscan(string(b), &ns); err == nil {
-			sum += time.Duration(ns)
-		}
-	}
-	return sum
 }
 
 // residentPeak is the largest resident memory of a process so far, in bytes. What

@@ -65,6 +65,25 @@ func TestRecord(t *testing.T) {
 	}
 }
 
+// TestReap: the processor time of a process that has ended, its threads and children apart.
+func TestReap(t *testing.T) {
+	cmd := exec.Command("sh", "-c", "i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done; exit 7")
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	used, err := reap(cmd)
+	var exit *exec.ExitError
+	if !errors.As(err, &exit) || exit.ExitCode() != 7 {
+		t.Errorf("ended with %v", err)
+	}
+	if told := cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime(); used <= 0 || used > 2*told+20*time.Millisecond {
+		t.Errorf("used %s, getrusage says %s", used, told)
+	}
+	if _, err := processorTime(cmd.Process.Pid); err == nil {
+		t.Error("the time of a process that is gone")
+	}
+}
+
 func TestRecordRefuses(t *testing.T) {
 	if _, err := Record(context.Background(), RecordOptions{Tools: []string{"nosuch"}}); err == nil {
 		t.Error("a tool that nobody knows was taken")

@@ -299,12 +299,14 @@ func (c *comparison) one(ctx context.Context, t replayTool, files replayFiles, t
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	r.Command = cmd.Args
 	start := time.Now()
-	err := cmd.Run()
+	err := cmd.Start()
+	if err == nil {
+		r.CPU, err = reap(cmd)
+	}
 	r.Took = time.Since(start)
 	if err != nil {
 		return fmt.Errorf("%w: %s", err, said(out.String()))
 	}
-	r.CPU = cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime()
 	if seen != nil {
 		if err := seen.end(); err != nil {
 			return err

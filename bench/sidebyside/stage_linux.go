@@ -1,6 +1,7 @@
 package sidebyside
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -9,6 +10,9 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
 
 	"castdeck/internal/netns"
 )
@@ -109,4 +113,28 @@ func compile(path string, source []byte) error {
 		return fmt.Errorf("compiling %s: %w: %s", filepath.Base(path), err, said(string(out)))
 	}
 	return nil
+}
+
+// processorTime is what the threads of a process have used so far, those that have ended
+// too, by its clock of that (clock_getcpuclockid(3), linux/posix-timers.h). A virtual
+// machine's getrusage(2) may count what its host took away.
+func processorTime(pid int) (time.Duration, error) {
+	const ofSchedule = 2 // CPUCLOCK_SCHED
+	var t unix.Timespec
+	if err := unix.ClockGettime(int32(^pid<<3|ofSchedule), &t); err != nil {
+		return 0, fmt.Errorf("the processor time of process %d: %w", pid, err)
+	}
+	return time.Duration(t.Nano()), nil
+}
+
+// reap waits for the end of a command that was started, as its Wait does, and says what
+// processor time it used.
+func reap(cmd *exec.Cmd) (used time.Duration, err error) {
+	for err = unix.EINTR; err == unix.EINTR; {
+		err = unix.Waitid(unix.P_PID, cmd.Process.Pid, nil, unix.WEXITED|unix.WNOWAIT, nil)
+	}
+	if err == nil {
+		used, err = processorTime(cmd.Process.Pid)
+	}
+	return used, cmp.Or(cmd.Wait(), err)
 }
