@@ -188,12 +188,7 @@ func (t recorderTool) run(ctx context.Context, o RecordOptions, j recordJob, r *
 		return err
 	}
 	ended := make(chan error, 1)
-	var used time.Duration
-	go func() {
-		var err error
-		used, err = reap(cmd)
-		ended <- err
-	}()
+	go func() { ended <- cmd.Wait() }()
 	fail := func(err error) error {
 		cmd.Process.Kill()
 		<-ended
@@ -210,7 +205,7 @@ func (t recorderTool) run(ctx context.Context, o RecordOptions, j recordJob, r *
 		}
 	}
 	time.Sleep(300 * time.Millisecond) // for options that are set behind that
-	if r.Start, err = processorTime(cmd.Process.Pid); err != nil {
+	if r.Start, err = processorTimeSoFar(cmd.Process.Pid); err != nil {
 		return fail(err)
 	}
 	sent, err := rep.Run(ctx, src)
@@ -232,7 +227,7 @@ func (t recorderTool) run(ctx context.Context, o RecordOptions, j recordJob, r *
 	}
 	// An exit code that is not 0 may tell of losses, and some tools end by the signal:
 	// the file tells what is in it.
-	r.CPU = used - r.Start
+	r.CPU = processorTime(cmd.ProcessState) - r.Start
 	if t.file == "" {
 		_, err := fmt.Sscan(talk.String(), &r.Recorded)
 		return err

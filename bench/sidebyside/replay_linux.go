@@ -299,14 +299,12 @@ func (c *comparison) one(ctx context.Context, t replayTool, files replayFiles, t
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	r.Command = cmd.Args
 	start := time.Now()
-	err := cmd.Start()
-	if err == nil {
-		r.CPU, err = reap(cmd)
-	}
+	err := cmd.Run()
 	r.Took = time.Since(start)
 	if err != nil {
 		return fmt.Errorf("%w: %s", err, said(out.String()))
 	}
+	r.CPU = processorTime(cmd.ProcessState)
 	if seen != nil {
 		if err := seen.end(); err != nil {
 			return err

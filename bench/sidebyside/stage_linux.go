@@ -1,7 +1,6 @@
 package sidebyside
 
 import (
-	"cmp"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -115,26 +114,18 @@ func compile(path string, source []byte) error {
 	return nil
 }
 
-// processorTime is what the threads of a process have used so far, those that have ended
-// too, by its clock of that (clock_getcpuclockid(3), linux/posix-timers.h). A virtual
-// machine's getrusage(2) may count what its host took away.
-func processorTime(pid int) (time.Duration, error) {
+// processorTime is what a process that has ended used, user and kernel (getrusage(2)).
+func processorTime(p *os.ProcessState) time.Duration { return p.UserTime() + p.SystemTime() }
+
+// processorTimeSoFar is what the threads of a process have used so far, those that have
+// ended too, by its clock of that (clock_getcpuclockid(3), linux/posix-timers.h). In a
+// virtual machine that includes what the host took away meanwhile, other than
+// processorTime: it is for short spans only.
+func processorTimeSoFar(pid int) (time.Duration, error) {
 	const ofSchedule = 2 // CPUCLOCK_SCHED
 	var t unix.Timespec
 	if err := unix.ClockGettime(int32(^pid<<3|ofSchedule), &t); err != nil {
 		return 0, fmt.Errorf("the processor time of process %d: %w", pid, err)
 	}
 	return time.Duration(t.Nano()), nil
-}
-
-// reap waits for the end of a command that was started, as its Wait does, and says what
-// processor time it used.
-func reap(cmd *exec.Cmd) (used time.Duration, err error) {
-	for err = unix.EINTR; err == unix.EINTR; {
-		err = unix.Waitid(unix.P_PID, cmd.Process.Pid, nil, unix.WEXITED|unix.WNOWAIT, nil)
-	}
-	if err == nil {
-		used, err = processorTime(cmd.Process.Pid)
-	}
-	return used, cmp.Or(cmd.Wait(), err)
 }
