@@ -18,8 +18,6 @@
 //	sent to our groups = Stats.Datagrams + Stats.Dropped.Kernel
 //
 // holds to the datagram. Recorder.Pressure tells the writer how close that is.
-// Where processors are short the writer gets less of them: its thread has a nice value
-// that is 5 above the program's, because the queue holds more than receive buffers do.
 //
 // # Two sources
 //
@@ -88,6 +86,10 @@ type Options struct {
 	// lost. Where it then lets the runtime do with one processor (runtime.GOMAXPROCS), each
 	// waking of the receive loop costs half. The receiving goroutine calls it; nil is nobody.
 	Calm func(bool)
+	// GiveWay lowers the priority of the thread that calls the writer, for one that
+	// compresses: its nice value is 2 above that of the rest. The queue holds more than
+	// receive buffers do.
+	GiveWay bool
 	// StatsInterval is the time between two readings of the kernel's drop counters
 	// and, where something changed, two records of totals to the writer; 0 is 1 s.
 	StatsInterval time.Duration

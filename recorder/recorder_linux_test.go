@@ -1134,8 +1134,8 @@ func (w *niceWriter) WriteBatch(*format.Batch) (err error) {
 	return err
 }
 
-// TestWriterGivesWay: the writer runs with a lower priority than what receives, and that
-// is over with the recording.
+// TestWriterGivesWay: with GiveWay the writer runs with a lower priority than what receives,
+// and that is over with the recording.
 func TestWriterGivesWay(t *testing.T) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
@@ -1144,19 +1144,21 @@ func TestWriterGivesWay(t *testing.T) {
 		t.Fatal(err)
 	}
 	netnstest.Require(t)
-	r, err := Listen([]Subscription{sub("239.1.1.1:5000", "", "lo")}, Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer r.Close()
-	ctx, stop := context.WithCancel(t.Context())
-	stop()
-	var w niceWriter
-	if err := r.Run(ctx, &w); err != nil {
-		t.Fatal(err)
-	}
-	if want := min(20-raw+writerNice, 19); w.nice != want {
-		t.Errorf("nice value %d, want %d", w.nice, want)
+	for giveWay, want := range map[bool]int{false: 20 - raw, true: min(20-raw+writerNice, 19)} {
+		r, err := Listen([]Subscription{sub("239.1.1.1:5000", "", "lo")}, Options{GiveWay: giveWay})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer r.Close()
+		ctx, stop := context.WithCancel(t.Context())
+		stop()
+		var w niceWriter
+		if err := r.Run(ctx, &w); err != nil {
+			t.Fatal(err)
+		}
+		if w.nice != want {
+			t.Errorf("%v: nice value %d, want %d", giveWay, w.nice, want)
+		}
 	}
 	// The thread ends a moment after its goroutine, but for the program's first.
 	given := func() (tids []int) {

@@ -249,7 +249,7 @@ func (f *recordFlags) run(ctx context.Context, args []string) error {
 	}
 	o := recorder.Options{
 		Buffer: int(f.buffer.bytes), Queue: f.queue.bytes, Count: uint64(f.count), FlushInterval: f.flush.Duration,
-		Silence: f.silence.Duration,
+		Silence: f.silence.Duration, GiveWay: files.compress(),
 		Calm: func(calm bool) {
 			n := processors
 			if calm {

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"os/signal"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -36,6 +37,9 @@ type fileFlags struct {
 	trigger     string
 	stuckAfter  time.Duration // a test sets it
 }
+
+// storeFrom is the pressure from which chunks are stored: 16 MiB of the default queue.
+const storeFrom = 1. / 16
 
 const (
 	// minRotate is some chunks: a file ends behind the chunk that fills it.
@@ -402,14 +406,20 @@ type segmentPart struct{ part }
 
 func (p segmentPart) InFile(ifc uint16) (packets, dropped uint64) { return p.seg.InFile(ifc) }
 
+// compress says whether any output does.
+func (r *recordFiles) compress() bool {
+	return slices.ContainsFunc(r.sinks, func(s *sink) bool { return s.kind.compression != format.None })
+}
+
 // begin makes the first files, or the gate before them. rec has joined.
 func (r *recordFiles) begin(rec *recorder.Recorder, from int64, opened func()) error {
 	r.mu.Lock() // work is under way
 	defer r.mu.Unlock()
 	r.interfaces, r.opened = rec.Interfaces(), opened
 	r.info = r.f.sourceFlags.info(segmentInfo(r.subs), rec.Clock())
-	// Losing compression is better than losing datagrams.
-	r.store = func() bool { return rec.Pressure() > 0.25 }
+	// Losing compression is better than losing datagrams; and what waits for more than a
+	// moment has left the processor's cache, so that it takes longer yet.
+	r.store = func() bool { return rec.Pressure() > storeFrom }
 	switch {
 	case r.f.ring.span > 0:
 		r.gate = recorder.NewGate(allSinks{r}, recorder.GateOptions{Keep: r.f.ring.span, Memory: r.f.ring.bytes})
