@@ -53,7 +53,7 @@ const receivePerCall = 64
 // one processor the receive loop gets 1.6 times its share. Recordings with zstd from a
 // socket, two processors with the sender, in turns: of 1,400 bytes at 350,000 a second 4 of
 // 8 lost something without it, 3.6 % of all together, and 2 of 8 with it, 1.6 %; of 256
-// bytes at 560,000 13 of 28, and 3 of 24. With 5 the writer keeps up less where there is
+// bytes at 560,000 13 of 32, and 2 of 24. With 5 the writer keeps up less where there is
 // too much to do: datagrams that wait are no longer in a cache.
 const writerNice = 2
 
