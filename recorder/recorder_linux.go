@@ -368,8 +368,9 @@ func (r *Recorder) Stats() Stats {
 
 // Pressure is how full the queue to the writer is, or the fullest receive buffer
 // where that is more, 0 to 1; at 1 the receive loop waits, or the kernel is about
-// to drop datagrams. A writer that compresses had better store from about a quarter
-// on. It reads three words and may be called at any rate.
+// to drop datagrams. A writer that compresses had better store from a quarter on,
+// and where the queue is large from 16 MiB on. It reads three words and may be called
+// at any rate.
 func (r *Recorder) Pressure() float64 { return r.queue.pressure() }
 
 // Close ends Run and waits for it, then closes the sockets, which leaves the

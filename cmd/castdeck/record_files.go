@@ -38,8 +38,9 @@ type fileFlags struct {
 	stuckAfter  time.Duration // a test sets it
 }
 
-// storeFrom is the pressure from which chunks are stored: 16 MiB of the default queue.
-const storeFrom = 1. / 16
+// storeFrom is the pressure from which chunks are stored: what waits for more than a moment
+// has left the processor's cache and takes longer yet, and a small queue is full soon.
+func storeFrom(queue int64) float64 { return min(16<<20/float64(queue), 0.25) }
 
 const (
 	// minRotate is some chunks: a file ends behind the chunk that fills it.
@@ -417,9 +418,9 @@ func (r *recordFiles) begin(rec *recorder.Recorder, from int64, opened func()) e
 	defer r.mu.Unlock()
 	r.interfaces, r.opened = rec.Interfaces(), opened
 	r.info = r.f.sourceFlags.info(segmentInfo(r.subs), rec.Clock())
-	// Losing compression is better than losing datagrams; and what waits for more than a
-	// moment has left the processor's cache, so that it takes longer yet.
-	r.store = func() bool { return rec.Pressure() > storeFrom }
+	// Losing compression is better than losing datagrams.
+	most := storeFrom(r.f.queue.bytes)
+	r.store = func() bool { return rec.Pressure() > most }
 	switch {
 	case r.f.ring.span > 0:
 		r.gate = recorder.NewGate(allSinks{r}, recorder.GateOptions{Keep: r.f.ring.span, Memory: r.f.ring.bytes})
