@@ -21,6 +21,7 @@ import (
 
 	"castdeck/format"
 	"castdeck/format/pcapfile"
+	"castdeck/internal/sock"
 	"castdeck/replayer"
 )
 
@@ -205,9 +206,11 @@ func (t recorderTool) run(ctx context.Context, o RecordOptions, j recordJob, r *
 		}
 	}
 	time.Sleep(300 * time.Millisecond) // for options that are set behind that
-	if r.Start, err = processorTimeSoFar(cmd.Process.Pid); err != nil {
+	used, err := sock.ProcessTimeOf(cmd.Process.Pid)
+	if err != nil {
 		return fail(err)
 	}
+	r.Start = time.Duration(used)
 	sent, err := rep.Run(ctx, src)
 	if err != nil {
 		return fail(err)

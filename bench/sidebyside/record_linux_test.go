@@ -65,35 +65,6 @@ func TestRecord(t *testing.T) {
 	}
 }
 
-// TestProcessorTimeSoFar: what a process used is known while it runs, and nothing of one
-// that is gone.
-func TestProcessorTimeSoFar(t *testing.T) {
-	cmd := exec.Command("sh", "-c", "i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done; echo; read line")
-	in, err := cmd.StdinPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := out.Read(make([]byte, 1)); err != nil {
-		t.Error(err)
-	}
-	used, err := processorTimeSoFar(cmd.Process.Pid)
-	in.Close()
-	cmd.Wait()
-	if err != nil || used < time.Millisecond {
-		t.Errorf("used %s, %v; in the end %s", used, err, processorTime(cmd.ProcessState))
-	}
-	if _, err := processorTimeSoFar(cmd.Process.Pid); err == nil {
-		t.Error("the time of a process that is gone")
-	}
-}
-
 func TestRecordRefuses(t *testing.T) {
 	if _, err := Record(context.Background(), RecordOptions{Tools: []string{"nosuch"}}); err == nil {
 		t.Error("a tool that nobody knows was taken")

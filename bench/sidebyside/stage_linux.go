@@ -11,8 +11,6 @@ import (
 	"strings"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"castdeck/internal/netns"
 )
 
@@ -116,16 +114,3 @@ func compile(path string, source []byte) error {
 
 // processorTime is what a process that has ended used, user and kernel (getrusage(2)).
 func processorTime(p *os.ProcessState) time.Duration { return p.UserTime() + p.SystemTime() }
-
-// processorTimeSoFar is what the threads of a process have used so far, those that have
-// ended too, by its clock of that (clock_getcpuclockid(3), linux/posix-timers.h). In a
-// virtual machine that includes what the host took away meanwhile, other than
-// processorTime: it is for short spans only.
-func processorTimeSoFar(pid int) (time.Duration, error) {
-	const ofSchedule = 2 // CPUCLOCK_SCHED
-	var t unix.Timespec
-	if err := unix.ClockGettime(int32(^pid<<3|ofSchedule), &t); err != nil {
-		return 0, fmt.Errorf("the processor time of process %d: %w", pid, err)
-	}
-	return time.Duration(t.Nano()), nil
-}

@@ -38,7 +38,7 @@ var allowed = map[string]struct {
 	"castdeck/analysis/report":      {"what analyses and replays found, as pages", []string{"castdeck/format", "castdeck/analysis", "castdeck/replayer", hdr}},
 	"castdeck/bench":                {"makes traffic and measures the whole path", []string{"castdeck/format", "castdeck/format/segment", "castdeck/recorder", "castdeck/replayer", "castdeck/analysis"}},
 	"castdeck/bench/probe":          {"measures a network path with numbered datagrams", []string{"castdeck/internal/mcast", "castdeck/internal/sock", "castdeck/replayer", hdr}},
-	"castdeck/bench/sidebyside":     {"castdeck beside the tools that people use today", []string{"castdeck/bench", "castdeck/format", "castdeck/format/pcapfile", "castdeck/recorder", "castdeck/replayer", "castdeck/internal/netns"}},
+	"castdeck/bench/sidebyside":     {"castdeck beside the tools that people use today", []string{"castdeck/bench", "castdeck/format", "castdeck/format/pcapfile", "castdeck/recorder", "castdeck/replayer", "castdeck/internal/netns", "castdeck/internal/sock"}},
 	"castdeck/cmd/castdeck":         {"the command line: the only place that prints, exits and reads flags", []string{"castdeck/...", "github.com/spf13/cobra", "github.com/spf13/pflag", "github.com/goccy/go-yaml", "github.com/dustin/go-humanize", "golang.org/x/term", "golang.org/x/net/netutil", "github.com/prometheus/client_golang", "github.com/coreos/go-systemd/v22/daemon", hdr}},
 	"castdeck/internal/sock":        {"the only unsafe and raw-syscall code", []string{sysUnix}},
 	"castdeck/internal/mcast":       {"groups, patterns, interfaces, limits; opens no socket", nil},

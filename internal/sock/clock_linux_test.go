@@ -1,6 +1,7 @@
 package sock
 
 import (
+	"os/exec"
 	"runtime"
 	"sync/atomic"
 	"testing"
@@ -162,6 +163,35 @@ func TestClockAllocatesNothing(t *testing.T) {
 		SleepHolding(Now() + 1000)
 	}); n != 0 {
 		t.Errorf("%v allocations, want 0", n)
+	}
+}
+
+// TestProcessTimeOf: what a process used is known while it runs, and nothing of one
+// that is gone.
+func TestProcessTimeOf(t *testing.T) {
+	cmd := exec.Command("sh", "-c", "i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done; echo; read line")
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := out.Read(make([]byte, 1)); err != nil {
+		t.Error(err)
+	}
+	used, err := ProcessTimeOf(cmd.Process.Pid)
+	in.Close()
+	cmd.Wait()
+	if err != nil || used < 1e6 {
+		t.Errorf("used %d ns, %v; in the end %s and %s", used, err, cmd.ProcessState.UserTime(), cmd.ProcessState.SystemTime())
+	}
+	if _, err := ProcessTimeOf(cmd.Process.Pid); err == nil {
+		t.Error("the time of a process that is gone")
 	}
 }
 
