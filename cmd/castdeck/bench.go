@@ -285,6 +285,9 @@ func (f *benchRecordFlags) row(w io.Writer, row sidebyside.RecordRow, o sidebysi
 	for _, rate := range o.Rates {
 		c, ok := row.Cells[sidebyside.Case{Size: size, Groups: groups, Rate: rate}]
 		switch {
+		case c.Lost == 1:
+			fmt.Fprint(w, "| all lost\t")
+			continue
 		case !ok || c.CPUPerDatagram == 0:
 			fmt.Fprint(w, "| -\t")
 			continue
