@@ -277,6 +277,7 @@ func (l *loop) run() error {
 		l.now = sock.Now()
 		l.queue.strained(l.filled, l.now)
 		l.lookAtLoad(more)
+		quiet := l.quiet(n)
 		l.keepHouse()
 		if l.now-l.yielded >= yieldAge {
 			l.yielded = l.now
@@ -288,7 +289,7 @@ func (l *loop) run() error {
 			sock.Sleep(min(time.Millisecond<<min(l.failing, 10), maxBackOff))
 			l.stats.Wakeups++
 		case more:
-		case l.quiet(n) && l.resting > 0:
+		case quiet && l.resting > 0:
 			l.rest()
 			l.stats.Wakeups++
 		case n > 0 && (l.receiver != nil || l.resting > 0):

@@ -1125,6 +1125,40 @@ func TestQuiet(t *testing.T) {
 	}
 }
 
+// floodInlet is a socket on which a pass leaves something behind, and the next one finds
+// nothing.
+type floodInlet struct {
+	*socket
+	passes int
+}
+
+func (f *floodInlet) drain(l *loop, calls int) (n int, more bool, err error) {
+	if f.passes++; f.passes == 1 {
+		return calls * receivePerCall, true, nil
+	}
+	l.stop.Store(true)
+	return 0, false, nil
+}
+
+// TestQuietAfterFlood: a pass that had to leave something behind is remembered too, so that
+// the empty one behind it is no calm.
+func TestQuietAfterFlood(t *testing.T) {
+	netnstest.Require(t)
+	r, err := Listen([]Subscription{sub("239.1.1.1:5000", "", "lo")}, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	l := r.loop
+	l.inlets[0] = &floodInlet{socket: l.inlets[0].(*socket)}
+	if err := l.run(); err != nil {
+		t.Fatal(err)
+	}
+	if l.lively == 0 {
+		t.Error("a flood is taken for calm")
+	}
+}
+
 // niceWriter notes the nice value that it is called with.
 type niceWriter struct{ nice int }
 
