@@ -51,9 +51,9 @@ bench:
 # reports more than for a processor. Built before, or six build the same. The corpus seeds
 # run in every go test.
 fuzz:
-	@for pkg in $$($(GO) list ./...); do case "$$($(GO) test -list '^Fuzz' $$pkg)" in Fuzz*) $(GO) test -c -fuzz . -o /dev/null $$pkg || exit 1;; esac; done
-	@$(GO) list ./... | while read -r pkg; do $(GO) test -list '^Fuzz' $$pkg | sed -n "s,^Fuzz,$$pkg &,p"; done | \
-	  GO='$(GO)' FUZZTIME=$(FUZZTIME) xargs -P 6 -n 2 .ci/fuzz
+	@targets=$$($(GO) list ./... | while read -r pkg; do $(GO) test -list '^Fuzz' $$pkg | sed -n "s,^Fuzz,$$pkg &,p"; done) && \
+	  for pkg in $$(echo "$$targets" | cut -d ' ' -f 1 | uniq); do $(GO) test -c -fuzz . -o /dev/null $$pkg || exit 1; done && \
+	  echo "$$targets" | GO='$(GO)' FUZZTIME=$(FUZZTIME) xargs -P 6 -n 2 .ci/fuzz
 
 # SIGKILL at random moments; go test does it 200 times.
 crash:

@@ -126,7 +126,7 @@ func TestPathLoss(t *testing.T) {
 // TestPathCopies: what nftables doubles is counted as copies, and nothing as lost.
 func TestPathCopies(t *testing.T) {
 	tx, rx := netnstest.Veth(t)
-	hits := faults(t, rx, "numgen inc mod 89 3 counter name hit meta mark set 77 dup to "+tx)
+	hits := faults(t, rx, fmt.Sprintf("numgen inc mod 89 3 counter name hit meta mark set %d dup to %s", netnstest.FaultMark, tx))
 	p := openPath(t, tx, rx, 2, nil)
 	const n = 5000
 	_, a, err := p.Step(t.Context(), Step{Size: 100, Rate: 20e3, Count: n})

@@ -231,10 +231,7 @@ func nft(far *netns.Beside, in string, args ...string) (out string, err error) {
 
 // run runs the receiver in the far namespace and the sender in this one.
 func (t pathTool) run(ctx context.Context, far *netns.Beside, o PathOptions, r *PathRun) error {
-	program := t.program
-	if program == "" {
-		program = o.Castdeck
-	}
+	program := executable(t, o.Castdeck, "")
 	var heard talk
 	receiver := exec.Command(program, t.receiver(r.Case)...)
 	receiver.Stdout, receiver.Stderr = &heard, &heard

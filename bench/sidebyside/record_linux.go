@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"cmp"
 	"context"
-	_ "embed"
 	"errors"
 	"fmt"
 	"io"
@@ -13,7 +12,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
-	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -24,9 +22,6 @@ import (
 	"castdeck/internal/sock"
 	"castdeck/replayer"
 )
-
-//go:embed udpreceive.c.txt
-var receiveSource []byte
 
 // recorderTool is a program that records, and how it is asked to.
 type recorderTool struct {
@@ -86,17 +81,14 @@ var recorders = []recorderTool{
 		return []string{"-u", fmt.Sprintf("UDP4-RECV:%d,bind=%s,ip-add-membership=%s:%s,rcvbuf-late=%d,reuseaddr", port, g.Addr(), g.Addr(), j.iface, j.buffer/2),
 			"OPEN:" + j.path + ",creat,trunc"}
 	}},
-	{name: "C loop, no file", program: receiveLoop, one: true, args: func(j recordJob) []string {
+	{name: "C loop, no file", program: "udpreceive", one: true, args: func(j recordJob) []string {
 		g := groupsOf(1)[0]
 		return []string{g.Addr().String(), strconv.Itoa(port), j.iface, strconv.FormatInt(j.buffer, 10)}
 	}},
 }
 
-// receiveLoop is the program that is compiled from receiveSource.
-const receiveLoop = "udpreceive"
-
 func (t recorderTool) title() string { return t.name }
-func (t recorderTool) needs() string { return compilerFor(t.program) }
+func (t recorderTool) needs() string { return t.program }
 
 // Recorders are the names of the tools that Record knows.
 func Recorders() []string { return titles(recorders) }
@@ -119,10 +111,8 @@ func Record(ctx context.Context, o RecordOptions) ([]RecordRun, error) {
 		return nil, err
 	}
 	defer remove()
-	if slices.ContainsFunc(tools, func(t recorderTool) bool { return t.program == receiveLoop }) {
-		if err := compile(filepath.Join(dir, receiveLoop), receiveSource); err != nil {
-			return nil, err
-		}
+	if err := compile(tools, dir); err != nil {
+		return nil, err
 	}
 	var runs []RecordRun
 	round := func(groups, size int, rate float64) error {
@@ -171,15 +161,8 @@ func (t recorderTool) run(ctx context.Context, o RecordOptions, j recordJob, r *
 		return err
 	}
 	defer rep.Close()
-	program := t.program
-	switch program {
-	case "":
-		program = o.Castdeck
-	case receiveLoop:
-		program = filepath.Join(j.dir, receiveLoop)
-	}
 	var talk bytes.Buffer
-	cmd := exec.Command(program, t.args(j)...)
+	cmd := exec.Command(executable(t, o.Castdeck, j.dir), t.args(j)...)
 	cmd.Stdout, cmd.Stderr = &talk, &talk
 	// A recorder must not outlive the comparison.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}

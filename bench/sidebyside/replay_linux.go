@@ -29,11 +29,6 @@ import (
 	"castdeck/recorder"
 )
 
-// loopSource is the C program that is compiled for the comparison.
-//
-//go:embed udploop.c.txt
-var loopSource []byte
-
 // replayTool is a program that replays, and how it is asked to.
 type replayTool struct {
 	name, program string
@@ -134,7 +129,7 @@ func ratio(count, seconds string) (float64, error) {
 
 func (t replayTool) title() string { return t.name }
 
-func (t replayTool) needs() string { return compilerFor(t.program) }
+func (t replayTool) needs() string { return t.program }
 
 // Replayers are the names of the tools that Replay knows.
 func Replayers() []string { return titles(replayers) }
@@ -158,11 +153,8 @@ func Replay(ctx context.Context, o ReplayOptions) ([]ReplayRun, error) {
 	}
 	defer remove()
 	c := &comparison{o: o, dir: dir, tools: present(replayers, o.Tools)}
-	if slices.ContainsFunc(c.tools, func(t replayTool) bool { return t.program == "udploop" }) {
-		c.loop = filepath.Join(dir, "udploop")
-		if err := compile(c.loop, loopSource); err != nil {
-			return nil, err
-		}
+	if err := compile(c.tools, dir); err != nil {
+		return nil, err
 	}
 	for _, s := range o.Shapes {
 		if err := c.all(ctx, ReplayRun{Shape: s}); err != nil {
@@ -181,7 +173,6 @@ type comparison struct {
 	o     ReplayOptions
 	dir   string
 	tools []replayTool
-	loop  string // the compiled program
 	runs  []ReplayRun
 }
 
@@ -278,13 +269,6 @@ func (c *comparison) write(proto ReplayRun) (f replayFiles, times []int64, err e
 // one runs one tool once.
 func (c *comparison) one(ctx context.Context, t replayTool, files replayFiles, times []int64, r *ReplayRun) error {
 	full := r.Shape.Rate == 0
-	program := t.program
-	switch program {
-	case "":
-		program = c.o.Castdeck
-	case "udploop":
-		program = c.loop
-	}
 	var seen *arrivals
 	if !full || r.Speed.Receiver {
 		var err error
@@ -294,7 +278,7 @@ func (c *comparison) one(ctx context.Context, t replayTool, files replayFiles, t
 		defer seen.close()
 	}
 	var out bytes.Buffer
-	cmd := exec.CommandContext(ctx, program, t.args(files, full)...)
+	cmd := exec.CommandContext(ctx, executable(t, c.o.Castdeck, c.dir), t.args(files, full)...)
 	cmd.Stdout, cmd.Stderr = &out, &out
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	r.Command = cmd.Args

@@ -1,6 +1,7 @@
 package sidebyside
 
 import (
+	_ "embed"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -44,7 +45,7 @@ func stage(parent string) (dir string, remove func(), err error) {
 // tool is what takes part in a comparison.
 type tool interface {
 	title() string // its name in the table
-	needs() string // the program that has to be installed; "" is castdeck itself
+	needs() string // the program: installed, one of loops, or "", castdeck itself
 }
 
 func titles[T tool](all []T) (names []string) {
@@ -71,8 +72,12 @@ func divide[T tool](all []T, wanted []string) (here, away []T) {
 		if len(wanted) > 0 && !slices.Contains(wanted, t.title()) {
 			continue
 		}
-		if t.needs() != "" {
-			if _, err := exec.LookPath(t.needs()); err != nil {
+		program := t.needs()
+		if loops[program] != nil {
+			program = "cc"
+		}
+		if program != "" {
+			if _, err := exec.LookPath(program); err != nil {
 				away = append(away, t)
 				continue
 			}
@@ -92,24 +97,42 @@ func missing[T tool](all []T, wanted []string) []string {
 	return titles(away)
 }
 
-// compilerFor is the program that has to be installed for a tool: for those that are
-// compiled from C here, the compiler.
-func compilerFor(program string) string {
-	if program == "udploop" || program == receiveLoop {
-		return "cc"
-	}
-	return program
-}
+// loops are the C programs that a comparison compiles, by name.
+var loops = map[string][]byte{"udploop": sendingLoop, "udpreceive": receivingLoop}
 
-// compile makes the program path from C.
-func compile(path string, source []byte) error {
-	if err := os.WriteFile(path+".c", source, 0o600); err != nil {
-		return err
-	}
-	if out, err := exec.Command("cc", "-O2", "-o", path, path+".c").CombinedOutput(); err != nil {
-		return fmt.Errorf("compiling %s: %w: %s", filepath.Base(path), err, said(string(out)))
+//go:embed udploop.c.txt
+var sendingLoop []byte
+
+//go:embed udpreceive.c.txt
+var receivingLoop []byte
+
+// compile makes those loops in dir that are among the tools.
+func compile[T tool](tools []T, dir string) error {
+	for name, source := range loops {
+		if !slices.ContainsFunc(tools, func(t T) bool { return t.needs() == name }) {
+			continue
+		}
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path+".c", source, 0o600); err != nil {
+			return err
+		}
+		if out, err := exec.Command("cc", "-O2", "-o", path, path+".c").CombinedOutput(); err != nil {
+			return fmt.Errorf("compiling %s: %w: %s", name, err, said(string(out)))
+		}
 	}
 	return nil
+}
+
+// executable is what to start for a tool; dir has the loops.
+func executable(t tool, castdeck, dir string) string {
+	program := t.needs()
+	switch {
+	case program == "":
+		return castdeck
+	case loops[program] != nil:
+		return filepath.Join(dir, program)
+	}
+	return program
 }
 
 // processorTime is what a process that has ended used, user and kernel (getrusage(2)).

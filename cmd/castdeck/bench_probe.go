@@ -279,7 +279,7 @@ func (l *probeLine) worst() (w probe.Arrived, ok bool) {
 	return w, ok
 }
 
-// session runs the plan: for each size the steps, or a search. step runs one, last where
+// measure runs the plan: for each size the steps, or a search. step runs one, last where
 // it is known to be the last.
 func (l *loadFlags) measure(ctx context.Context, f *probeFlags, step func(context.Context, probe.Step, bool) (probeLine, error)) (*probeOutcome, error) {
 	o := &probeOutcome{}

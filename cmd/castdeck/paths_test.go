@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"net/netip"
@@ -9,7 +8,6 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -58,24 +56,6 @@ func writeFeed(w *segment.Writer, n int, start int64) error {
 	return nil
 }
 
-// lines counts the lines that a command prints while it runs.
-type lines struct {
-	mu   sync.Mutex
-	text bytes.Buffer
-}
-
-func (l *lines) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.text.Write(p)
-}
-
-func (l *lines) count() int {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return bytes.Count(l.text.Bytes(), []byte{'\n'})
-}
-
 // TestDumpFollow follows a recording while it is written, across a change of segments.
 func TestDumpFollow(t *testing.T) {
 	dir, id := t.TempDir(), segment.NewUUID()
@@ -99,16 +79,16 @@ func TestDumpFollow(t *testing.T) {
 		}
 	}
 	write(5)
-	var out, talk lines
+	var out, talk lockedBuffer
 	code := make(chan int, 1)
 	go func() {
 		code <- run(context.Background(), []string{"dump", "--follow", "--end", "+1h", filepath.Join(dir, "feed")}, nil, &out, &talk)
 	}()
 	await := func(n int) {
 		t.Helper()
-		for deadline := time.Now().Add(30 * time.Second); out.count() < n; time.Sleep(time.Millisecond) {
+		for deadline := time.Now().Add(30 * time.Second); out.lines() < n; time.Sleep(time.Millisecond) {
 			if time.Now().After(deadline) {
-				t.Fatalf("%d lines after 30 s, want %d: %s", out.count(), n, talk.text.String())
+				t.Fatalf("%d lines after 30 s, want %d: %s", out.lines(), n, talk.String())
 			}
 		}
 	}
@@ -127,13 +107,13 @@ func TestDumpFollow(t *testing.T) {
 	}
 	select {
 	case c := <-code:
-		if c != exitOK || out.count() != 15 {
-			t.Errorf("exit code %d after %d lines: %s", c, out.count(), talk.text.String())
+		if c != exitOK || out.lines() != 15 {
+			t.Errorf("exit code %d after %d lines: %s", c, out.lines(), talk.String())
 		}
 	case <-time.After(30 * time.Second):
 		t.Fatal("it does not end with the recording")
 	}
-	if s := out.text.String(); !strings.Contains(s, "22:13:20.014000000") || strings.Count(s, "22:13:20.011000000") != 1 {
+	if s := out.String(); !strings.Contains(s, "22:13:20.014000000") || strings.Count(s, "22:13:20.011000000") != 1 {
 		t.Errorf("printed:\n%s", s)
 	}
 }
@@ -155,18 +135,18 @@ func TestDumpFollowEnds(t *testing.T) {
 	}
 	for _, args := range [][]string{{"--count", "5"}, nil} {
 		ctx, cancel := context.WithCancel(t.Context())
-		var out, talk lines
+		var out, talk lockedBuffer
 		code := make(chan int, 1)
 		go func() { code <- run(ctx, append([]string{"dump", "-f", path}, args...), nil, &out, &talk) }()
-		for deadline := time.Now().Add(30 * time.Second); out.count() < 5 && time.Now().Before(deadline); time.Sleep(time.Millisecond) {
+		for deadline := time.Now().Add(30 * time.Second); out.lines() < 5 && time.Now().Before(deadline); time.Sleep(time.Millisecond) {
 		}
 		if args == nil {
 			cancel()
 		}
 		select {
 		case c := <-code:
-			if c != exitOK || out.count() != 5 {
-				t.Errorf("%v: exit code %d after %d lines: %s", args, c, out.count(), talk.text.String())
+			if c != exitOK || out.lines() != 5 {
+				t.Errorf("%v: exit code %d after %d lines: %s", args, c, out.lines(), talk.String())
 			}
 		case <-time.After(30 * time.Second):
 			t.Fatalf("%v: it does not end", args)

@@ -32,6 +32,9 @@ func (l *lockedBuffer) String() string {
 	return l.b.String()
 }
 
+// lines counts them.
+func (l *lockedBuffer) lines() int { return strings.Count(l.String(), "\n") }
+
 // valve is a writer that stands still until it is opened.
 type valve struct {
 	open chan struct{}
